@@ -1,0 +1,119 @@
+package keyring
+
+import (
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/tokenvault/tokenvault/crypto/seal"
+	"github.com/tokenvault/tokenvault/crypto/secret"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// Every label under which this package derives something stands here, and they
+// are all different: what is derived for one thing is of no use for another.
+// A label is part of the format, and never changes its meaning; a new way of
+// deriving takes a new label. (The data keys are derived from in crypto/seal,
+// under the label that stands there.)
+//
+//	wrap context     = SHA-256(enc(labelWrap, store id, class, key id))
+//	index key/rows     = HKDF(index key, salt = store id, info = enc(labelIndex, "rows"))
+//	index key/sessions = HKDF(index key, salt = store id, info = enc(labelIndex, "sessions"))
+//	keyring MAC key  = HKDF(index key, salt = store id, info = enc(labelBlob, "mac"))
+//	subject key      = HKDF(audit key, salt = store id, info = enc(labelAudit, "subject"))
+//	signer's seed    = HKDF(audit key, salt = store id, info = enc(labelAudit, "ed25519"))
+//
+// HKDF is HKDF-SHA256 (RFC 5869) with 32 bytes of output, enc is [seal.Enc].
+const (
+	labelWrap  = "tokenvault/key/1"
+	labelIndex = "tokenvault/index/1"
+	labelBlob  = "tokenvault/keyring/1"
+	labelAudit = "tokenvault/audit/1"
+)
+
+// The kinds of ids that row ids are made of.
+const (
+	kindHuman      = "human"       // a row in the table of users, by humanId
+	kindClientUser = "client-user" // the same, for users of the newer flow
+	kindIndex      = "cuid"        // an entry of the index by clientUserId
+)
+
+// wrapContext is what Transit binds a wrapped key to: a key that is carried to
+// another store, class or id does not unwrap there.
+func wrapContext(store seal.StoreID, class Class, id seal.KeyID) []byte {
+	sum := sha256.Sum256(seal.Enc([]byte(labelWrap), store[:], []byte(class), id[:]))
+	return sum[:]
+}
+
+// derived holds what is made of the index key and the audit key. The two keys
+// themselves are not kept.
+type derived struct {
+	rows, sessions, mac secret.Text // of the index key
+	subject, seed       secret.Text // of the audit key
+}
+
+func (d *derived) wipe() {
+	for _, t := range []secret.Text{d.rows, d.sessions, d.mac, d.subject, d.seed} {
+		t.Wipe()
+	}
+}
+
+func (d *derived) fromIndexKey(key secret.Text, store seal.StoreID) (err error) {
+	if d.rows, err = subkey(key, store, labelIndex, "rows"); err != nil {
+		return err
+	}
+	if d.sessions, err = subkey(key, store, labelIndex, "sessions"); err != nil {
+		return err
+	}
+	d.mac, err = subkey(key, store, labelBlob, "mac")
+	return err
+}
+
+func (d *derived) fromAuditKey(key secret.Text, store seal.StoreID) (err error) {
+	if d.subject, err = subkey(key, store, labelAudit, "subject"); err != nil {
+		return err
+	}
+	d.seed, err = subkey(key, store, labelAudit, "ed25519")
+	return err
+}
+
+func subkey(key secret.Text, store seal.StoreID, label, what string) (secret.Text, error) {
+	info := seal.Enc([]byte(label), []byte(what))
+	b, err := hkdf.Key(sha256.New, key.Reveal(), store[:], string(info), seal.KeySize)
+	if err != nil {
+		return secret.Text{}, fmt.Errorf("derive %s/%s: %w", label, what, err)
+	}
+	defer clear(b)
+	return secret.New(b), nil
+}
+
+func newKey() secret.Text {
+	var b [seal.KeySize]byte
+	defer clear(b[:])
+	rand.Read(b[:]) // never fails: the program ends instead (crypto/rand)
+	return secret.New(b[:])
+}
+
+func clone(t secret.Text) secret.Text { return secret.New(t.Reveal()) }
+
+func hmacSum(key secret.Text, message []byte) (sum [sha256.Size]byte) {
+	h := hmac.New(sha256.New, key.Reveal())
+	h.Write(message)
+	h.Sum(sum[:0])
+	return sum
+}
+
+func (d *derived) signer() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(d.seed.Reveal()) }
+
+func (d *derived) row(kind string, clientID user.ClientID, id string) seal.RowID {
+	return hmacSum(d.rows, seal.Enc([]byte(kind), []byte(clientID), []byte(id)))
+}
+
+func (d *derived) session(clientID user.ClientID, token secret.Text) seal.RowID {
+	message := seal.Enc([]byte(clientID), token.Reveal())
+	defer clear(message)
+	return hmacSum(d.sessions, message)
+}

@@ -1,0 +1,228 @@
+// Package keyring keeps the keys of one store: made once, wrapped by Vault's
+// Transit, held in memory unwrapped.
+//
+// It trusts Transit to unwrap a key only under the context it was wrapped with,
+// and the driver to keep a blob durably and to swap it atomically. It does not
+// trust the blob's content: the wrapped keys are bound to store, class and key
+// id, and an HMAC whose key is itself wrapped covers all of it.
+//
+// It never writes a key in clear, never shows the index key or the audit key,
+// and never puts a removed key back to use.
+package keyring
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/seal"
+	"github.com/tokenvault/tokenvault/crypto/secret"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// Wrapper wraps keys: Vault's Transit. What was wrapped with one context must
+// not unwrap with another. A wrapped form has 1 to 4096 bytes, and is not
+// secret. Calls may be concurrent. Errors are passed on (wrapped), so that the
+// caller can tell an outage from a refusal; their text must hold no secret.
+type Wrapper interface {
+	Wrap(ctx context.Context, key secret.Text, context []byte) (wrapped string, err error)
+	Unwrap(ctx context.Context, wrapped string, context []byte) (secret.Text, error)
+}
+
+// Blob keeps one opaque blob. Calls may be concurrent, from other processes too.
+type Blob interface {
+	// LoadKeyring returns the blob and its version, or nil and 0 when none was
+	// ever swapped in. The caller owns the bytes.
+	LoadKeyring(ctx context.Context) (blob []byte, version uint64, err error)
+	// SwapKeyring replaces the blob of version old (0: there is none) and returns
+	// the new version, which was never one before. It is durable on return. When
+	// another version is there now, nothing changes and the error matches
+	// [ErrConflict]. Any other error leaves open whether it took effect.
+	SwapKeyring(ctx context.Context, old uint64, blob []byte) (version uint64, err error)
+}
+
+var (
+	// ErrConflict is returned by a [Blob] when the version to replace is not
+	// the one that is there.
+	ErrConflict = errors.New("keyring was changed by someone else")
+	// ErrUnknownKey is returned when the keyring has no such key of that class
+	// to open with: never had, or removed.
+	ErrUnknownKey = errors.New("no such key")
+)
+
+// Config is what [Open] needs.
+type Config struct {
+	Blob    Blob             // required
+	Wrapper Wrapper          // required
+	Now     func() time.Time // default time.Now; stands in the blob as the time a key was made
+}
+
+// Keyring holds the unwrapped keys of one store. Its methods may be called
+// concurrently, Close last: any other method panics after it, because a key
+// that reads as zeros must never seal or name anything.
+type Keyring struct {
+	blob    Blob
+	wrapper Wrapper
+
+	reload sync.Mutex // one Reload at a time, and Close waits for it
+
+	mu   sync.RWMutex // guards what follows, and the bytes of the keys
+	held *held        // nil once closed
+}
+
+// held is one version of the keyring, unwrapped.
+type held struct {
+	doc     *document
+	version uint64
+	sum     [sha256.Size]byte // of the blob
+	derived derived
+	active  map[Class]seal.KeyID
+	keys    map[seal.KeyID]secret.Text // data keys that are not removed
+}
+
+func (h *held) wipe() {
+	h.derived.wipe()
+	for _, k := range h.keys {
+		k.Wipe()
+	}
+}
+
+// use locks mu for reading and returns the keys. The caller has deferred the
+// unlocking, which a panic here relies on too.
+func (k *Keyring) use() *held {
+	k.mu.RLock()
+	if k.held == nil {
+		panic("keyring: used after Close")
+	}
+	return k.held
+}
+
+// StoreID names the store that these keys belong to.
+func (k *Keyring) StoreID() seal.StoreID {
+	defer k.mu.RUnlock()
+	return k.use().doc.store
+}
+
+// Incarnation is 1 for a new store, and grows whenever a backup becomes the live
+// store. It does not change while a Keyring is open.
+func (k *Keyring) Incarnation() uint64 {
+	defer k.mu.RUnlock()
+	return k.use().doc.incarnation
+}
+
+// Version is the version of the blob that the keys came from: the fence. Who
+// seals for a write asks for Version before Active: then a key that goes out of
+// use in between has the write refused, and not slip through.
+func (k *Keyring) Version() uint64 {
+	defer k.mu.RUnlock()
+	return k.use().version
+}
+
+// Active returns the key of that class which seals now. The Text is the
+// caller's own copy, which it may wipe. Only data classes have one: Public,
+// Private, Intent.
+func (k *Keyring) Active(class Class) (seal.KeyID, secret.Text, error) {
+	defer k.mu.RUnlock()
+	h := k.use()
+	if !class.data() {
+		return seal.KeyID{}, secret.Text{}, fmt.Errorf("active %s key: not a class of data keys", class)
+	}
+	id := h.active[class]
+	return id, clone(h.keys[id]), nil
+}
+
+// Key returns the key of that class and id, active or decrypt-only. The Text is
+// the caller's own copy, which it may wipe. The error matches [ErrUnknownKey].
+func (k *Keyring) Key(class Class, id seal.KeyID) (secret.Text, error) {
+	defer k.mu.RUnlock()
+	h := k.use()
+	key, ok := h.keys[id]
+	if e := h.doc.find(id); !ok || e == nil || e.class != class {
+		return secret.Text{}, fmt.Errorf("%s key %s: %w", class, id, ErrUnknownKey)
+	}
+	return clone(key), nil
+}
+
+// HumanRow is the row of a user, by humanId.
+func (k *Keyring) HumanRow(clientID user.ClientID, humanID user.HumanID) seal.RowID {
+	defer k.mu.RUnlock()
+	return k.use().derived.row(kindHuman, clientID, string(humanID))
+}
+
+// ClientUserRow is the row of a user of the newer flow, who is known by
+// clientUserId alone.
+func (k *Keyring) ClientUserRow(clientID user.ClientID, id user.ClientUserID) seal.RowID {
+	defer k.mu.RUnlock()
+	return k.use().derived.row(kindClientUser, clientID, string(id))
+}
+
+// IndexRow is the entry of the index by clientUserId.
+func (k *Keyring) IndexRow(clientID user.ClientID, id user.ClientUserID) seal.RowID {
+	defer k.mu.RUnlock()
+	return k.use().derived.row(kindIndex, clientID, string(id))
+}
+
+// SessionRow is the session id of a session token.
+func (k *Keyring) SessionRow(clientID user.ClientID, token secret.Text) seal.RowID {
+	defer k.mu.RUnlock()
+	return k.use().derived.session(clientID, token)
+}
+
+// Subject is the HMAC key of 32 bytes under which the audit log names users. The
+// Text is the caller's own copy.
+func (k *Keyring) Subject() secret.Text {
+	defer k.mu.RUnlock()
+	return clone(k.use().derived.subject)
+}
+
+// Signer is the key that signs the audit log's checkpoints. It is the caller's
+// own copy.
+func (k *Keyring) Signer() ed25519.PrivateKey {
+	defer k.mu.RUnlock()
+	return k.use().derived.signer()
+}
+
+// Close wipes every key, after a Reload that is under way has ended. A second
+// Close does nothing.
+func (k *Keyring) Close() {
+	k.reload.Lock()
+	defer k.reload.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.held != nil {
+		k.held.wipe()
+		k.held = nil
+	}
+}
+
+// Info is what a blob says without its keys.
+type Info struct {
+	Exists      bool // false: there is no keyring yet, and all else is zero
+	StoreID     seal.StoreID
+	Incarnation uint64
+	Generation  uint64            // from 1, +1 with every change of the keyring
+	Version     uint64            // of the blob, as the driver counts
+	Digest      [sha256.Size]byte // SHA-256 of the blob
+}
+
+// Peek reads the blob without Vault, and so without proof: its HMAC is not
+// checked, and whoever can write the store can write what Peek says. The error
+// matches [ErrDamaged] when the blob is no keyring.
+func Peek(ctx context.Context, b Blob) (Info, error) {
+	l, err := load(ctx, b)
+	if err != nil || l == nil {
+		return Info{}, err
+	}
+	return Info{
+		Exists:      true,
+		StoreID:     l.doc.store,
+		Incarnation: l.doc.incarnation,
+		Generation:  l.doc.generation,
+		Version:     l.version,
+		Digest:      l.sum,
+	}, nil
+}

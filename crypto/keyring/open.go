@@ -1,0 +1,306 @@
+package keyring
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/seal"
+	"github.com/tokenvault/tokenvault/crypto/secret"
+)
+
+// Open loads the keyring and unwraps its keys, one call of the Wrapper each.
+// Where there is no blob it makes a store id and keys, and swaps them in only
+// after they were unwrapped again and found whole: a Transit that wraps and does
+// not unwrap leaves nothing behind. When someone else made the keyring at the
+// same time, the one that was swapped in first is the one that both load.
+//
+// The error matches [ErrDamaged], or wraps the Blob's or the Wrapper's.
+func Open(ctx context.Context, c Config) (*Keyring, error) {
+	if c.Blob == nil || c.Wrapper == nil {
+		return nil, errors.New("open keyring: Blob and Wrapper are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	h, err := open(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return &Keyring{blob: c.Blob, wrapper: c.Wrapper, held: h}, nil
+}
+
+func open(ctx context.Context, c Config) (*held, error) {
+	l, err := load(ctx, c.Blob)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		h, err := create(ctx, c)
+		if !errors.Is(err, ErrConflict) {
+			return h, err
+		}
+		if l, err = load(ctx, c.Blob); err != nil {
+			return nil, err
+		}
+		if l == nil {
+			return nil, fmt.Errorf("load keyring: made by someone else, and gone again: %w", ErrConflict)
+		}
+	}
+	return l.unlock(ctx, c.Wrapper)
+}
+
+// create makes the keyring of a new store.
+func create(ctx context.Context, c Config) (*held, error) {
+	blob, err := compose(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	l, err := parse(blob, 0)
+	if err != nil {
+		return nil, fmt.Errorf("create keyring: %w", err)
+	}
+	h, err := l.unlock(ctx, c.Wrapper)
+	if err != nil {
+		return nil, fmt.Errorf("create keyring: the new keys do not unwrap: %w", err)
+	}
+	// The commit point: the keys exist from here on.
+	if h.version, err = c.Blob.SwapKeyring(ctx, 0, blob); err != nil {
+		h.wipe()
+		return nil, fmt.Errorf("create keyring: %w", err)
+	}
+	return h, nil
+}
+
+// compose returns the blob of a new store: a key of each class, wrapped.
+func compose(ctx context.Context, c Config) ([]byte, error) {
+	now, err := unixSeconds(c.Now())
+	if err != nil {
+		return nil, fmt.Errorf("create keyring: %w", err)
+	}
+	d := &document{incarnation: 1, generation: 1}
+	rand.Read(d.store[:])
+	var sub derived
+	defer func() { sub.wipe() }()
+	for _, class := range classes {
+		e := entry{class: class, state: Active, created: now, since: now}
+		rand.Read(e.id[:])
+		key := newKey()
+		e.wrapped, err = c.Wrapper.Wrap(ctx, key, wrapContext(d.store, class, e.id))
+		if err == nil && class == Index {
+			err = sub.fromIndexKey(key, d.store)
+		}
+		key.Wipe()
+		if err != nil {
+			return nil, fmt.Errorf("create keyring: wrap the %s key: %w", class, err)
+		}
+		d.entries = append(d.entries, e)
+	}
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("create keyring: %w", err)
+	}
+	return d.encode(sub.mac), nil
+}
+
+// encode is the blob of d, which check has passed.
+func (d *document) encode(mac secret.Text) []byte {
+	body := d.body()
+	sum := hmacSum(mac, body)
+	return append(body, sum[:]...)
+}
+
+func (d *document) find(id seal.KeyID) *entry {
+	i := slices.IndexFunc(d.entries, func(e entry) bool { return e.id == id })
+	if i < 0 {
+		return nil
+	}
+	return &d.entries[i]
+}
+
+// loaded is a blob whose form is right and whose MAC is not checked yet.
+type loaded struct {
+	doc       *document
+	body, mac []byte
+	version   uint64
+	sum       [sha256.Size]byte
+}
+
+// load returns nil when there is no blob.
+func load(ctx context.Context, b Blob) (*loaded, error) {
+	blob, version, err := b.LoadKeyring(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("load keyring: %w", err)
+	}
+	if (version == 0) != (len(blob) == 0) {
+		return nil, fmt.Errorf("load keyring: %w: %d bytes of version %d", ErrDamaged, len(blob), version)
+	}
+	if version == 0 {
+		return nil, nil
+	}
+	l, err := parse(blob, version)
+	if err != nil {
+		return nil, fmt.Errorf("load keyring: %w", err)
+	}
+	return l, nil
+}
+
+func parse(blob []byte, version uint64) (*loaded, error) {
+	d, body, mac, err := decode(blob)
+	if err != nil {
+		return nil, err
+	}
+	return &loaded{doc: d, body: body, mac: mac, version: version, sum: sha256.Sum256(blob)}, nil
+}
+
+// authentic checks the MAC.
+func (l *loaded) authentic(key secret.Text) error {
+	if sum := hmacSum(key, l.body); !hmac.Equal(sum[:], l.mac) {
+		return fmt.Errorf("%w: its HMAC does not match", ErrDamaged)
+	}
+	return nil
+}
+
+// unlock unwraps the index key, checks the MAC with it, and only then unwraps
+// the others.
+func (l *loaded) unlock(ctx context.Context, w Wrapper) (*held, error) {
+	h := &held{doc: l.doc, version: l.version, sum: l.sum}
+	if err := l.unlockInto(ctx, w, h); err != nil {
+		h.wipe()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (l *loaded) unlockInto(ctx context.Context, w Wrapper, h *held) error {
+	if err := l.withKey(ctx, w, Index, h.derived.fromIndexKey); err != nil {
+		return err
+	}
+	if err := l.authentic(h.derived.mac); err != nil {
+		return fmt.Errorf("open keyring of store %s: %w", l.doc.store, err)
+	}
+	if err := l.withKey(ctx, w, Audit, h.derived.fromAuditKey); err != nil {
+		return err
+	}
+	return h.fill(ctx, w, nil)
+}
+
+// withKey unwraps the only key of a class for as long as use takes.
+func (l *loaded) withKey(ctx context.Context, w Wrapper, class Class, use func(secret.Text, seal.StoreID) error) error {
+	i := slices.IndexFunc(l.doc.entries, func(e entry) bool { return e.class == class })
+	key, err := l.doc.unwrap(ctx, w, l.doc.entries[i]) // check saw that there is one
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	return use(key, l.doc.store)
+}
+
+// fill unwraps the data keys of h.doc, those that have does not hold already.
+// What have holds is copied. On an error h has what came before it.
+func (h *held) fill(ctx context.Context, w Wrapper, have map[seal.KeyID]secret.Text) error {
+	h.active, h.keys = map[Class]seal.KeyID{}, map[seal.KeyID]secret.Text{}
+	for _, e := range h.doc.entries {
+		if !e.class.data() || e.state == Removed {
+			continue
+		}
+		if e.state == Active {
+			h.active[e.class] = e.id
+		}
+		if key, ok := have[e.id]; ok {
+			h.keys[e.id] = clone(key)
+			continue
+		}
+		key, err := h.doc.unwrap(ctx, w, e)
+		if err != nil {
+			return err
+		}
+		h.keys[e.id] = key
+	}
+	return nil
+}
+
+func (d *document) unwrap(ctx context.Context, w Wrapper, e entry) (secret.Text, error) {
+	key, err := w.Unwrap(ctx, e.wrapped, wrapContext(d.store, e.class, e.id))
+	if err != nil {
+		return secret.Text{}, fmt.Errorf("unwrap %s key %s of store %s: %w", e.class, e.id, d.store, err)
+	}
+	if key.Len() != seal.KeySize {
+		key.Wipe()
+		return secret.Text{}, fmt.Errorf("unwrap %s key %s of store %s: %w: it has not %d bytes", e.class, e.id, d.store, ErrDamaged, seal.KeySize)
+	}
+	return key, nil
+}
+
+// Reload loads the blob again, after a write was refused because the keyring is
+// no longer of [Keyring.Version]. It asks the Wrapper only for keys that are new
+// to it. Until it succeeds everything stays as it was.
+//
+// The error matches [ErrDamaged] when what is there now cannot have come from
+// what was there before: another store or incarnation, an earlier generation, a
+// key that is missing or went back in its life.
+func (k *Keyring) Reload(ctx context.Context) error {
+	k.reload.Lock()
+	defer k.reload.Unlock()
+	old := k.snapshot()
+	l, err := load(ctx, k.blob)
+	if err != nil {
+		return fmt.Errorf("reload: %w", err)
+	}
+	if l == nil {
+		return fmt.Errorf("reload keyring of store %s: %w: it is gone", old.doc.store, ErrDamaged)
+	}
+	if err := old.precedes(l); err != nil {
+		return fmt.Errorf("reload keyring of store %s: %w", old.doc.store, err)
+	}
+	next := &held{doc: l.doc, version: l.version, sum: l.sum, derived: old.derived}
+	if err := next.fill(ctx, k.wrapper, old.keys); err != nil {
+		next.wipeKeys()
+		return fmt.Errorf("reload: %w", err)
+	}
+	k.mu.Lock()
+	k.held = next
+	old.wipeKeys() // nobody reads them now: every reader holds mu
+	k.mu.Unlock()
+	return nil
+}
+
+// snapshot is what is held. Only a holder of k.reload may use it without k.mu.
+func (k *Keyring) snapshot() *held {
+	defer k.mu.RUnlock()
+	return k.use()
+}
+
+func (h *held) wipeKeys() {
+	for key := range maps.Values(h.keys) {
+		key.Wipe()
+	}
+}
+
+// precedes reports why l cannot be a later keyring of the same store.
+func (h *held) precedes(l *loaded) error {
+	if err := l.authentic(h.derived.mac); err != nil {
+		return err
+	}
+	was, is := h.doc, l.doc
+	switch {
+	case is.store != was.store:
+		return fmt.Errorf("%w: it is store %s", ErrDamaged, is.store)
+	case is.incarnation != was.incarnation:
+		return fmt.Errorf("%w: incarnation %d became %d", ErrDamaged, was.incarnation, is.incarnation)
+	case is.generation < was.generation, is.generation == was.generation && l.sum != h.sum:
+		return fmt.Errorf("%w: generation %d became another %d", ErrDamaged, was.generation, is.generation)
+	}
+	for _, e := range was.entries {
+		now := is.find(e.id)
+		if now == nil || now.class != e.class || !e.state.MayBecome(now.state) {
+			return fmt.Errorf("%w: %s key %s is missing or went back from %s", ErrDamaged, e.class, e.id, e.state)
+		}
+	}
+	return nil
+}
