@@ -1,0 +1,244 @@
+// Package audit keeps a log that shows when it was changed: JSON lines in a hash
+// chain, signed about once a second (format.go has the format).
+//
+// It trusts its caller for what an event says, the kernel for the file, and the
+// clock for nothing but the times it prints. Whoever can write the file can cut
+// off what follows the last checkpoint that somebody else has seen, and can
+// remove the log; only a copy of sequence and head elsewhere shows that.
+//
+// It never writes an event twice, never drops one silently, never prints a user's
+// id (see [Log.Subject]), and never overwrites a segment.
+//
+// BUG: no disk space is held in reserve for it: on a full disk Write fails until
+// there is room again.
+package audit
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/secret"
+)
+
+// The kinds of [Event].
+const (
+	Attempt = "attempt" // something is about to be done upstream or in the store
+	Outcome = "outcome" // how a request ended
+	Note    = "note"    // what has no caller: aggregates, repairs, starts and stops
+)
+
+// Event is one thing that happened. Empty fields are left out of the line. Pid
+// and Contained are written whenever UID is there.
+type Event struct {
+	Kind      string // Attempt, Outcome or Note
+	RequestID string
+	Listener  string
+	UID, GID  *uint32 // nil: no caller
+	PID       int32
+	Unit      string
+	Contained bool
+	Rule      string
+	Grant     string
+	App       string
+	Route     string // the pattern, never the path
+	Subject   string // from Log.Subject
+	Status    int    // HTTP
+	Error     string // a code of a closed set, never a message
+	Outcome   string
+	Count     int // how many an aggregated note stands for
+}
+
+// ErrUnavailable is wrapped by every error of Write and WriteDurable.
+var ErrUnavailable = errors.New("audit log unavailable")
+
+// ErrBroken is wrapped, beside ErrUnavailable, once a sync has failed: the kernel
+// may have thrown the lines away, so the process has to end and start again.
+var ErrBroken = errors.New("a sync of the audit log failed")
+
+// Config says where the log is and whose it is.
+type Config struct {
+	Path        string // required; the active segment. Its directory must exist.
+	Instance    string // required; at most 255 bytes
+	Incarnation uint64 // required; of the store, from 1. A higher one starts a segment.
+	// Signer signs checkpoints. Required. The log keeps it until it is closed.
+	Signer ed25519.PrivateKey
+	// SubjectKey is the HMAC key for subjects. Required, 32 bytes. The caller
+	// owns it and must not wipe it before Close.
+	SubjectKey secret.Text
+	// RotateSize is the size in bytes from which a segment is closed. Default
+	// 256 MiB.
+	RotateSize int64
+	Now        func() time.Time
+	Logger     *slog.Logger
+}
+
+// Log is an open log. Its methods may be called concurrently.
+type Log struct {
+	path       string
+	instance   string
+	rotateSize int64
+	publicKey  ed25519.PublicKey
+	sign       func(message []byte) []byte // a func field: the key cannot be printed
+	subject    func(fields ...[]byte) []byte
+	now        func() time.Time
+	logger     *slog.Logger
+	syncFile   func(*os.File) error
+
+	mu          sync.Mutex
+	f           *os.File // opened O_APPEND, and locked against other processes
+	size        int64    // of what is in the chain; what is behind it is cut
+	dirty       bool     // there may be something behind size
+	closed      bool
+	incarnation uint64
+	segment     uint64
+	seq         uint64   // of the last line
+	head        [32]byte // its hash
+	signed      bool     // the last line is a checkpoint
+	rotateAt    int64
+	buf         []byte
+
+	group group
+
+	wake chan struct{} // there are lines to sign; capacity 1
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// Status is a snapshot of a [Log].
+type Status struct {
+	Path      string
+	Segment   uint64 // number of the active segment, from 1
+	Sequence  uint64 // of the last line, checkpoints and headers included
+	Head      [32]byte
+	Durable   uint64 // every line up to this sequence has been synced
+	Syncs     uint64 // sync calls since Open
+	PublicKey ed25519.PublicKey
+}
+
+// Write appends e. The line is in the file when it returns (it survives the
+// process), and on the disk about a second later. Errors wrap [ErrUnavailable];
+// then nothing of the line is in the chain.
+func (l *Log) Write(e Event) error {
+	_, err := l.write(e)
+	return err
+}
+
+// WriteDurable appends e and returns when the line is synced to disk. Callers who
+// come meanwhile share the next sync. When ctx ends first, the line is in the file
+// but not known to be on the disk.
+func (l *Log) WriteDurable(ctx context.Context, e Event) error {
+	seq, err := l.write(e)
+	if err != nil {
+		return err
+	}
+	return l.syncTo(ctx, seq)
+}
+
+func (l *Log) write(e Event) (uint64, error) {
+	if e.Kind != Attempt && e.Kind != Outcome && e.Kind != Note {
+		return 0, fmt.Errorf("%w: an event of an unknown kind", ErrUnavailable)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := appendStart(l.buf[:0], l.seq+1, l.now(), e.Kind)
+	if err := l.append(appendEvent(b, &e)); err != nil {
+		return 0, err
+	}
+	seq := l.seq
+	if l.signed {
+		l.unsigned()
+	}
+	if l.size >= l.rotateAt {
+		l.tryRotate()
+	}
+	return seq, nil
+}
+
+// append seals b as the next line and writes it. The caller holds mu, and has
+// made b out of l.buf. On an error neither file nor chain has changed, or the
+// remains are cut off before the next line.
+func (l *Log) append(b []byte) error {
+	b, hash := seal(b, l.head)
+	l.buf = b
+	if len(b) > maxLine {
+		l.buf = nil
+		return fmt.Errorf("%w: a line of %d bytes, at most %d are taken", ErrUnavailable, len(b), maxLine)
+	}
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if _, err := l.f.Write(b); err != nil {
+		l.dirty = true
+		_ = l.clean() // tried again before the next line
+		return fmt.Errorf("%w: write: %w", ErrUnavailable, err)
+	}
+	l.size += int64(len(b))
+	l.seq++
+	l.head = hash
+	return nil
+}
+
+// usable reports why no line can be written. The caller holds mu.
+func (l *Log) usable() error {
+	if l.closed {
+		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+	}
+	if err := l.group.failed(); err != nil {
+		return err
+	}
+	if err := l.clean(); err != nil {
+		return fmt.Errorf("%w: cut off a line that was not wholly written: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// clean cuts off what a failed write has left behind. The caller holds mu.
+func (l *Log) clean() error {
+	if !l.dirty {
+		return nil
+	}
+	if err := l.f.Truncate(l.size); err != nil {
+		return err
+	}
+	l.dirty = false
+	return nil
+}
+
+// Status says where the log stands.
+func (l *Log) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Status{Path: l.path, Segment: l.segment, Sequence: l.seq, Head: l.head, PublicKey: l.publicKey}
+	s.Durable, s.Syncs = l.group.counts()
+	return s
+}
+
+// Broken is closed when a sync has failed: the process must end.
+func (l *Log) Broken() <-chan struct{} { return l.group.broken }
+
+// Close signs and syncs what there is, and closes the file. It waits for the
+// goroutine that writes checkpoints. Later writes fail.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	err := l.checkpoint()
+	l.closed = true
+	seq := l.seq
+	l.mu.Unlock()
+	close(l.stop)
+	l.done.Wait()
+	err = errors.Join(err, l.syncTo(context.Background(), seq))
+	if cerr := l.f.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close the audit log: %w", cerr))
+	}
+	return err
+}

@@ -1,0 +1,69 @@
+package audit
+
+import (
+	"context"
+	"time"
+)
+
+// checkpointDelay leaves a tenth of the second that a line may stay unsigned to
+// the writing of the checkpoint.
+const checkpointDelay = 900 * time.Millisecond
+
+// checkpoints signs and syncs what was written, until the log is closed. It is
+// idle while nothing is written.
+func (l *Log) checkpoints() {
+	defer l.done.Done()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-l.wake:
+		}
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(checkpointDelay):
+		}
+		l.signAndSync()
+	}
+}
+
+// signAndSync tries again a little later when it fails: unlike a caller of Write,
+// nobody would come back for it.
+func (l *Log) signAndSync() {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return
+	}
+	err := l.checkpoint()
+	seq := l.seq
+	l.mu.Unlock()
+	if err == nil {
+		err = l.syncTo(context.Background(), seq)
+	}
+	if err == nil {
+		return
+	}
+	l.logger.Error("audit log: no checkpoint", "path", l.path, "error", err)
+	select {
+	case <-l.group.broken: // final
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// checkpoint signs the head, unless the last line has done so. The caller holds
+// mu.
+func (l *Log) checkpoint() error {
+	if l.signed {
+		return nil
+	}
+	b := appendStart(l.buf[:0], l.seq+1, l.now(), kindCheckpoint)
+	signature := l.sign(signedBytes(l.instance, l.incarnation, l.segment, l.seq, l.head))
+	if err := l.append(appendSignature(b, signature)); err != nil {
+		return err
+	}
+	l.signed = true
+	return nil
+}

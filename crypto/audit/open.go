@@ -1,0 +1,211 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	defaultRotateSize = 256 << 20
+	minRotateSize     = 4 << 10
+	maxInstance       = 255
+	subjectKeySize    = 32
+
+	// firstBytes begin every log.
+	firstBytes = `{"seq":1,"time":"`
+)
+
+// Open opens the log at c.Path, or begins one, and goes on where it ends.
+//
+// A last line without an end, and what follows a block that never reached the
+// disk (it reads as zeros) after the last checkpoint, is cut off, and a note with
+// outcome "cut" and the number of bytes is written. Any other line after the last
+// checkpoint that does not fit, a log of another instance, key or later
+// incarnation, and one that another process holds, are errors. What is before the
+// last checkpoint is not read: that is [Verify]'s job.
+func Open(ctx context.Context, c Config) (*Log, error) {
+	l, err := c.log()
+	if err != nil {
+		return nil, fmt.Errorf("open the audit log: %w", err)
+	}
+	if err := l.open(ctx, c.Incarnation); err != nil {
+		if l.f != nil {
+			_ = l.f.Close()
+		}
+		return nil, fmt.Errorf("open the audit log %s: %w", c.Path, err)
+	}
+	l.done.Add(1)
+	go l.checkpoints()
+	return l, nil
+}
+
+// log checks c and fills in the defaults.
+func (c Config) log() (*Log, error) {
+	switch {
+	case c.Path == "":
+		return nil, errors.New("no path")
+	case c.Instance == "" || len(c.Instance) > maxInstance:
+		return nil, fmt.Errorf("the instance must have 1 to %d bytes", maxInstance)
+	case c.Incarnation == 0:
+		return nil, errors.New("no incarnation")
+	case len(c.Signer) != ed25519.PrivateKeySize:
+		return nil, errors.New("the signer has the wrong length")
+	case c.SubjectKey.Len() != subjectKeySize:
+		return nil, fmt.Errorf("the subject key must have %d bytes", subjectKeySize)
+	case c.RotateSize != 0 && c.RotateSize < minRotateSize:
+		return nil, fmt.Errorf("the rotate size must be at least %d bytes", minRotateSize)
+	}
+	l := &Log{
+		path: c.Path, instance: c.Instance, rotateSize: c.RotateSize, now: c.Now, logger: c.Logger,
+		publicKey: c.Signer.Public().(ed25519.PublicKey),
+		sign:      func(message []byte) []byte { return ed25519.Sign(c.Signer, message) },
+		subject:   subjectMAC(c.SubjectKey),
+		syncFile:  syncData,
+		group:     group{broken: make(chan struct{})},
+		wake:      make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+	}
+	if l.rotateSize == 0 {
+		l.rotateSize = defaultRotateSize
+	}
+	if l.now == nil {
+		l.now = time.Now
+	}
+	if l.logger == nil {
+		l.logger = slog.New(slog.DiscardHandler)
+	}
+	l.rotateAt = l.rotateSize
+	return l, nil
+}
+
+func (l *Log) open(ctx context.Context, incarnation uint64) error {
+	if st, err := os.Stat(filepath.Dir(l.path)); err != nil {
+		return err
+	} else if !st.IsDir() {
+		return fmt.Errorf("%s is not a directory", filepath.Dir(l.path))
+	}
+	f, err := openActive(l.path)
+	if err != nil {
+		return err
+	}
+	l.f = f
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	cut, err := l.resume(ctx, st.Size(), incarnation)
+	if err != nil {
+		return err
+	}
+	if err := l.settle(cut, incarnation); err != nil {
+		return err
+	}
+	err = errors.Join(l.syncFile(l.f), syncDir(l.path))
+	l.group.finish(l.seq, err)
+	return err
+}
+
+// settle records a cut and moves to a new incarnation. The caller holds mu.
+func (l *Log) settle(cut int64, incarnation uint64) error {
+	if cut > 0 {
+		l.logger.Warn("audit log: a torn end was cut off", "path", l.path, "bytes", cut)
+		b := appendStart(l.buf[:0], l.seq+1, l.now(), Note)
+		if err := l.append(appendEvent(b, &Event{Outcome: "cut", Count: int(cut)})); err != nil {
+			return err
+		}
+		l.signed = false
+	}
+	if incarnation > l.incarnation {
+		return l.rotate(incarnation)
+	}
+	if !l.signed {
+		l.unsigned()
+	}
+	return nil
+}
+
+// resume finds where the chain ends, cuts off what is torn, and returns how many
+// bytes that was.
+func (l *Log) resume(ctx context.Context, size int64, incarnation uint64) (int64, error) {
+	in := newLines(io.NewSectionReader(l.f, 0, size))
+	switch err := in.next(); {
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return l.begin(in.line, size, incarnation)
+	case err != nil:
+		return 0, err
+	}
+	r, err := parseLine(in.line)
+	if err != nil || r.kind != kindSegment {
+		return 0, errors.New("its first line is not the header of a segment")
+	}
+	h := r.header
+	if h.incarnation > incarnation {
+		return 0, fmt.Errorf("it is of incarnation %d and the store of %d", h.incarnation, incarnation)
+	}
+	if err := l.continues(h); err != nil {
+		return 0, err
+	}
+	if err := l.finishRotation(h.segment); err != nil {
+		return 0, err
+	}
+	return l.readTail(ctx, h, size)
+}
+
+// begin writes the first header of a log. torn is what there is of one.
+func (l *Log) begin(torn []byte, size int64, incarnation uint64) (int64, error) {
+	if want := []byte(firstBytes); !bytes.HasPrefix(torn, want[:min(len(want), len(torn))]) && len(bytes.Trim(torn, "\x00")) > 0 {
+		return 0, errors.New("it holds something else than an audit log")
+	}
+	closed, err := closedSegments(l.path)
+	if err != nil {
+		return 0, err
+	}
+	if len(closed) > 0 {
+		return 0, fmt.Errorf("the active segment is missing, and there is %s", segmentPath(l.path, closed[0]))
+	}
+	if err := l.finishRotation(1); err != nil {
+		return 0, err
+	}
+	l.dirty = size > 0
+	b := appendStart(l.buf[:0], 1, l.now(), kindSegment)
+	if err := l.append(appendHeader(b, l.header(incarnation, 1))); err != nil {
+		return 0, err
+	}
+	l.segment, l.incarnation = 1, incarnation
+	return size, nil
+}
+
+// continues checks that the segment before the active one ends in the hash that
+// the header names. One that was taken away proves nothing either way.
+func (l *Log) continues(h header) error {
+	if h.segment == 1 {
+		return nil
+	}
+	f, err := openRegular(segmentPath(l.path, h.segment-1))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := lastLine(f)
+	if err != nil {
+		return fmt.Errorf("last line of segment %d: %w", h.segment-1, err)
+	}
+	if r.hash != h.previous {
+		return fmt.Errorf("the active segment does not continue segment %d", h.segment-1)
+	}
+	return nil
+}
