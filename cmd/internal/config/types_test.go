@@ -1,0 +1,133 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestNotations(t *testing.T) {
+	var d Duration
+	for in, want := range map[string]time.Duration{"5s": 5 * time.Second, "168h": 168 * time.Hour, "1h30m": 90 * time.Minute} {
+		if err := d.UnmarshalText([]byte(in)); err != nil || d.Std() != want || d.String() != in {
+			t.Errorf("%s: %v %v", in, d, err)
+		}
+	}
+	for _, in := range []string{"", "5", "-5s", "1d", "5 s"} {
+		if d.UnmarshalText([]byte(in)) == nil {
+			t.Errorf("%q is a duration", in)
+		}
+	}
+	var s Size
+	for in, want := range map[string]Size{"64KiB": 65536, "2GiB": 2 << 30, "17B": 17, "0B": 0} {
+		if err := s.UnmarshalText([]byte(in)); err != nil || s != want || s.String() != in {
+			t.Errorf("%s: %v %v", in, s, err)
+		}
+	}
+	for _, in := range []string{"", "64", "64MB", "-1B", "+1B", "1.5MiB", "9999999999GiB", "KiB"} {
+		if s.UnmarshalText([]byte(in)) == nil {
+			t.Errorf("%q is a size", in)
+		}
+	}
+	var m Mode
+	if err := m.UnmarshalText([]byte("0660")); err != nil || m != 0o660 || m.String() != "0660" {
+		t.Errorf("%v %v", m, err)
+	}
+	for _, in := range []string{"", "66", "0888", "1777", "rw"} {
+		if m.UnmarshalText([]byte(in)) == nil {
+			t.Errorf("%q is a mode", in)
+		}
+	}
+}
+
+func TestReadSecretFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	text, err := ReadSecretFile(write("good", "marker-secret-id\n", 0o440))
+	if err != nil || text.Len() != len("marker-secret-id") {
+		t.Errorf("a good file: %v", err)
+	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		write("world", "x", 0o604):                           "open to everybody",
+		write("writable", "x", 0o620):                        "writable by its group",
+		write("empty", "\n", 0o600):                          "is empty",
+		write("large", strings.Repeat("x", 64<<10+1), 0o600): "larger than 64KiB",
+		fifo:                          "not a regular file",
+		dir:                           "not a regular file",
+		filepath.Join(dir, "nothing"): "no such file",
+	} {
+		if _, err := ReadSecretFile(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", filepath.Base(path), err)
+		}
+	}
+}
+
+func TestForeignSecretFile(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test gives files to other users: run it as root")
+	}
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("marker"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		uid, gid int
+		want     string
+	}{{1234, 0, "belongs to uid 1234"}, {0, 1234, "readable by group 1234"}} {
+		if err := os.Chown(path, c.uid, c.gid); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadSecretFile(path); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d:%d: %v", c.uid, c.gid, err)
+		}
+	}
+}
+
+func FuzzAccounts(f *testing.F) {
+	f.Add(passwd)
+	f.Add("a:b:c\n:::\nx:y:99999999999:z\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		ids, err := parseAccounts(strings.NewReader(text))
+		if _, empty := ids[""]; empty && err == nil {
+			t.Error("an empty name has a number")
+		}
+	})
+}
+
+// FuzzDecode looks for a panic, for a problem without a text, and for a key that
+// the decoder takes and the walk does not know.
+func FuzzDecode(f *testing.F) {
+	f.Add(minimal)
+	f.Add("[[rule]]\nname='a'\n[rule.rate]\nper_second=1\n")
+	f.Add("app=[{name='a'},{client_id='b'}]\nlimits.body='1KiB'\n")
+	f.Add("[vault]\nADDRESS='x'\n[vault.auth.x]\n")
+	f.Add("rule=5\n[rule]\n[listener]\nmode=660\n[[vault]]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		cfg := defaults()
+		cfg.where = places{file: "f", at: map[string]place{}}
+		err := decode(cfg, "f", []byte(text), false)
+		if err == nil {
+			cfg.finish(LoadOptions{Env: func(string) string { return "" }})
+			err = cfg.check(LoadOptions{Passwd: "/dev/null", Group: "/dev/null"})
+		}
+		if err != nil && err.Error() == "" {
+			t.Error("an error without a text")
+		}
+	})
+}
