@@ -1,0 +1,137 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tokenvault/tokenvault/exchange"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// versionsTried bounds how many versions of a client secret one attempt tries:
+// the one held, the current one in Vault, and its predecessor.
+const versionsTried = 3
+
+// attempt sends the exchange once, with the client secret that Human API takes.
+// It is the one place where tokens are asked for, by whoever has the turn.
+func (b *Broker) attempt(r *run) verdict {
+	if r.resumed {
+		if !b.takeSlot(r) {
+			return verdict{next: retry}
+		}
+		defer func() { <-b.slots }()
+	}
+	r.attempts++
+	secret, err := b.cfg.Secrets.ClientSecret(r.limit(), r.intent.ClientID)
+	if err != nil {
+		return b.withoutSecret(r, err)
+	}
+	for tried := 1; ; tried++ {
+		reply, err := b.send(r, secret)
+		if err == nil {
+			return verdict{next: accept, reply: reply}
+		}
+		if classOf(err) != exchange.Unauthorized {
+			return b.judge(r, err)
+		}
+		next, other, rerr := b.cfg.Secrets.Refused(r.limit(), r.intent.ClientID, secret.Version)
+		if rerr != nil {
+			return b.withoutSecret(r, rerr)
+		}
+		if !other || next.Version == secret.Version || tried == versionsTried {
+			return b.judge(r, err)
+		}
+		secret = next
+	}
+}
+
+// takeSlot spreads what a start resumes, with the turn held: a new exchange of
+// the user stays behind. It returns false when the broker stops.
+func (b *Broker) takeSlot(r *run) bool {
+	if r.attempts == 0 {
+		spread := time.NewTimer(rand.N(b.cfg.Backoff.First))
+		defer spread.Stop()
+		select {
+		case <-spread.C:
+		case <-b.stopping:
+			return false
+		}
+	}
+	select {
+	case b.slots <- struct{}{}:
+		return true
+	case <-b.stopping:
+		return false
+	}
+}
+
+func (b *Broker) send(r *run, secret user.ClientSecret) (exchange.Reply, error) {
+	b.cfg.Step("sending")
+	reply, err := b.cfg.Upstream.Tokens(b.life, exchange.TokensRequest{
+		ClientID: r.intent.ClientID, HumanID: r.intent.HumanID,
+		SessionToken: r.intent.SessionToken, ClientSecret: secret.Text,
+	})
+	b.cfg.Step("answered")
+	return reply, err
+}
+
+// withoutSecret: nothing was sent, or what was sent had no effect. Who is
+// uncertain from before goes on trying; who is not is told at once.
+func (b *Broker) withoutSecret(r *run, err error) verdict {
+	r.failure = err
+	if r.uncertain || user.KindOf(err) == "" {
+		return verdict{next: retry} // of no kind: the time is up, and awaitTurn says so
+	}
+	return unsent(fmt.Errorf("get the client secret for request %s: %w", r.intent.RequestID, err))
+}
+
+func classOf(err error) exchange.Class {
+	if e, ok := errors.AsType[*exchange.Error](err); ok {
+		return e.Class
+	}
+	return exchange.Unknown
+}
+
+// adviceIn is Human API's Retry-After, which a 5xx may carry too.
+func adviceIn(err error) time.Duration {
+	if e, ok := errors.AsType[*exchange.Error](err); ok {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+// judge says what a failed attempt means. What may have taken effect makes r
+// uncertain, and from then on nothing but a whole answer can end it well: a
+// refusal may be the refusal of a session token that we spent ourselves.
+func (b *Broker) judge(r *run, err error) verdict {
+	r.failure = err
+	switch classOf(err) {
+	case exchange.NotSent:
+		return verdict{next: retry}
+	case exchange.TryLater:
+		r.advice = adviceIn(err)
+		return verdict{next: retry, after: r.advice}
+	case exchange.Unauthorized:
+		if r.uncertain {
+			return indeterminate()
+		}
+		v := refused()
+		v.unspent = true // it was our secret that was refused: with the right one the session token is good
+		return v
+	case exchange.Refused:
+		if r.uncertain {
+			return indeterminate()
+		}
+		return refused()
+	case exchange.Invalid:
+		return rejected(user.UpstreamInvalid)
+	case exchange.Unreadable:
+		return indeterminate()
+	}
+	b.mu.Lock()
+	r.uncertain = true
+	b.mu.Unlock()
+	return verdict{next: retry, after: adviceIn(err)}
+}

@@ -1,0 +1,139 @@
+package broker
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/tokenvault/tokenvault/exchange"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// check says why an answer does not fit, or "". The client has seen to it that
+// it is complete and of the right types.
+func (r *run) check(a exchange.Reply) user.Failure {
+	said := ""
+	if a.HasClientUserID {
+		said = string(a.ClientUserID)
+	}
+	switch {
+	case a.HumanID != r.intent.HumanID:
+		return user.UserMismatch
+	case a.ClientID != "" && a.ClientID != r.intent.ClientID: // old answers lack it
+		return user.UpstreamInvalid
+	case r.intent.ExpectedSet && said != string(r.intent.Expected):
+		return user.UserMismatch
+	case r.bodySet && said != "" && said != string(r.body):
+		return user.UserMismatch
+	}
+	return ""
+}
+
+// accept checks an answer and commits it.
+func (b *Broker) accept(r *run, a exchange.Reply) verdict {
+	defer a.AccessToken.Wipe()
+	if why := r.check(a); why != "" {
+		return rejected(why)
+	}
+	b.cfg.Step("checked")
+	now := b.cfg.Now().UTC().Truncate(time.Second)
+	return b.commit(r, user.Record{
+		Public: user.Public{
+			ClientID: r.intent.ClientID, HumanID: r.intent.HumanID, ClientUserID: a.ClientUserID,
+			PublicToken: a.PublicToken, State: user.Active,
+			CreatedAt: now, UpdatedAt: now, Arrival: r.intent.Arrival,
+		},
+		Private: user.Private{AccessToken: a.AccessToken},
+	})
+}
+
+// commit makes the tokens durable. While the store cannot take them they are
+// held here and tried again, for as long as the process lives: Human API gives
+// them once.
+func (b *Broker) commit(r *run, rec user.Record) verdict {
+	for failed := 1; ; failed++ {
+		// THE commit point. Before it nobody is told anything and a crash repeats
+		// the exchange; after it the tokens are there whatever happens.
+		result, err := b.cfg.Store.Commit(b.life, r.intent, rec)
+		switch {
+		case err == nil:
+			b.cfg.Step("committed")
+			return b.settle(r, result.Outcome, result, nil)
+		case user.KindOf(err) == user.UserMismatch:
+			return rejected(user.UserMismatch)
+		case user.KindOf(err) != user.StoreUnavailable:
+			return b.lookAgain(r, err)
+		}
+		if failed == 1 {
+			b.lament(r, "tokens received that the store cannot take, held in memory", err)
+		}
+		if !b.sleep(b.cfg.Backoff.pause(failed)) {
+			b.lament(r, "tokens received and never stored, the intent is repeated at the next start", err)
+			return pending(r)
+		}
+	}
+}
+
+var errNoFit = errors.New("the answer does not fit")
+
+// finish makes an end without tokens durable, and settles.
+func (b *Broker) finish(r *run, v verdict) verdict {
+	outcome, failure := v.kept()
+	for failed := 1; ; failed++ {
+		err := b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
+		if err == nil {
+			break
+		}
+		if user.KindOf(err) != user.StoreUnavailable {
+			return b.lookAgain(r, err)
+		}
+		if failed == 1 {
+			b.log.Warn("the store cannot take the end of an exchange, trying again",
+				slog.String("request_id", string(r.intent.RequestID)), slog.String("outcome", string(v.outcome)), slog.Any("error", err))
+		}
+		if !b.sleep(b.cfg.Backoff.pause(failed)) {
+			return pending(r)
+		}
+	}
+	switch {
+	case v.outcome == user.Superseded:
+		result, err := b.recall(r.intent, user.Session{Outcome: v.outcome, SameUser: true})
+		result.Replayed = false
+		return b.settle(r, v.outcome, result, err)
+	case v.err == nil:
+		v.err = user.Fail(v.failure, "request %s ended as %s: %w", r.intent.RequestID, v.outcome, cmp.Or(r.failure, errNoFit))
+	}
+	b.settle(r, v.outcome, user.Result{}, v.err)
+	if v.outcome == user.IndeterminateOutcome {
+		b.spawn(func() { b.repair(r.intent) })
+	}
+	return verdict{next: over}
+}
+
+// lookAgain settles a run whose intent the store does not have any more, by
+// what the store has instead: an earlier try that was answered with an error
+// may have taken effect.
+func (b *Broker) lookAgain(r *run, cause error) verdict {
+	in := r.intent
+	s, found, err := b.cfg.Store.Session(b.life, in.ClientID, in.HumanID, in.SessionToken)
+	if err == nil && found && !s.Pending {
+		result, err := b.recall(in, s)
+		return b.settle(r, s.Outcome, result, err)
+	}
+	b.lament(r, "an exchange could not be ended in the store", cause)
+	return b.settle(r, "", user.Result{}, fmt.Errorf("end the exchange of request %s: %w", in.RequestID, cause))
+}
+
+// sleep returns false when the process must not wait any longer.
+func (b *Broker) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-b.life.Done():
+		return false
+	}
+}

@@ -1,0 +1,113 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/tokenvault/tokenvault/exchange"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// PublicToken returns a user's public part with a publicToken: from the store,
+// where a user in state indeterminate counts as having none, else fetched from
+// Human API once for everyone who waits, and kept.
+//
+// Errors are *user.Error: UnknownUser (Human API says no to that user),
+// UpstreamUnavailable, UpstreamInvalid, SecretUnavailable (also when Human API
+// refuses the secret), VaultUnavailable, VaultStale, StoreUnavailable, Draining.
+// An error of no kind is ctx's, or a defect.
+func (b *Broker) PublicToken(ctx context.Context, app user.ClientID, human user.HumanID, id user.RequestID) (user.Public, error) {
+	if _, known := b.cfg.Apps[app]; !known {
+		return user.Public{}, fmt.Errorf("public token for request %s: the app is not configured", id)
+	}
+	p, err := b.cfg.Store.Public(ctx, app, human)
+	switch {
+	case err == nil && p.PublicToken != "" && p.State == user.Active:
+		return p, nil
+	case err != nil && user.KindOf(err) != user.UnknownUser:
+		return user.Public{}, fmt.Errorf("public token for request %s: %w", id, err)
+	}
+	key := strconv.Quote(string(app)) + strconv.Quote(string(human))
+	fetched := b.fetches.DoChan(key, func() (any, error) { return b.sharedFetch(app, human) })
+	select {
+	case got := <-fetched:
+		if got.Err != nil {
+			return user.Public{}, fmt.Errorf("public token for request %s: %w", id, got.Err)
+		}
+		return got.Val.(user.Public), nil
+	case <-ctx.Done():
+		return user.Public{}, fmt.Errorf("wait for the public token for request %s: %w", id, ctx.Err())
+	}
+}
+
+// sharedFetch is a fetch that no single caller owns: it ends with the deadline
+// or with Drain.
+func (b *Broker) sharedFetch(app user.ClientID, human user.HumanID) (user.Public, error) {
+	b.mu.Lock()
+	if b.stopped {
+		b.mu.Unlock()
+		return user.Public{}, user.Fail(user.Draining, "the broker stops")
+	}
+	b.work.Add(1)
+	b.mu.Unlock()
+	defer b.work.Done()
+	ctx, cancel := context.WithTimeout(b.life, b.cfg.Deadline)
+	defer cancel()
+	return b.fetch(ctx, app, human)
+}
+
+// fetch asks Human API for a user's publicToken and keeps it.
+func (b *Broker) fetch(ctx context.Context, app user.ClientID, human user.HumanID) (user.Public, error) {
+	secret, err := b.cfg.Secrets.ClientSecret(ctx, app)
+	if err != nil {
+		return user.Public{}, timeUp(fmt.Errorf("get the client secret: %w", err))
+	}
+	token, err := b.ask(ctx, app, human, secret)
+	if classOf(err) == exchange.Unauthorized {
+		next, other, rerr := b.cfg.Secrets.Refused(ctx, app, secret.Version)
+		if rerr != nil {
+			return user.Public{}, timeUp(fmt.Errorf("get another client secret: %w", rerr))
+		}
+		if other {
+			token, err = b.ask(ctx, app, human, next)
+		}
+	}
+	if err != nil {
+		return user.Public{}, fetchFailure(err)
+	}
+	return b.cfg.Store.PutPublicToken(ctx, app, human, token)
+}
+
+func (b *Broker) ask(ctx context.Context, app user.ClientID, human user.HumanID, secret user.ClientSecret) (user.PublicToken, error) {
+	return b.cfg.Upstream.PublicToken(ctx, exchange.PublicTokenRequest{ClientID: app, HumanID: human, ClientSecret: secret.Text})
+}
+
+// timeUp gives the end of our own deadline, the only error of no kind that is
+// to be expected, a kind.
+func timeUp(err error) error {
+	if user.KindOf(err) == "" && errors.Is(err, context.DeadlineExceeded) {
+		return &user.Error{Kind: user.UpstreamUnavailable, Err: err}
+	}
+	return err
+}
+
+// fetchFailure gives a failed fetch its kind. The call changes nothing at Human
+// API, so that whether it was sent makes no difference.
+func fetchFailure(err error) error {
+	kind, wait := user.UpstreamUnavailable, adviceIn(err)
+	e, _ := errors.AsType[*exchange.Error](err)
+	switch classOf(err) {
+	case exchange.Unauthorized:
+		kind = user.SecretUnavailable
+	case exchange.Refused:
+		kind = user.UnknownUser
+		if e.Status < 400 {
+			kind = user.UpstreamInvalid // a redirect says nothing about the user
+		}
+	case exchange.Invalid, exchange.Unreadable:
+		kind = user.UpstreamInvalid
+	}
+	return &user.Error{Kind: kind, RetryAfter: wait, Err: fmt.Errorf("fetch the public token: %w", err)}
+}

@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// resume puts every intent of the store into its user's line, in order of
+// arrival, and only then lets anything go on. Each may have been sent by the
+// process that wrote it, so each is uncertain; how long it is tried is counted
+// from now. A repeat of its session joins it.
+func (b *Broker) resume(ctx context.Context) error {
+	intents, err := b.cfg.Store.Intents(ctx)
+	if err != nil {
+		return err
+	}
+	found := make([]*run, 0, len(intents))
+	for _, in := range intents {
+		r := b.newRun(b.sessionName(in), in)
+		r.resumed, r.uncertain = true, true
+		b.mu.Lock()
+		b.running[r.name] = r
+		b.mu.Unlock()
+		if err := b.joinLine(r); err != nil {
+			return err
+		}
+		found = append(found, r)
+	}
+	if len(found) > 0 {
+		b.log.Info("exchanges of an earlier start are resumed", slog.Int("count", len(found)))
+	}
+	close(b.resumed)
+	for _, r := range found {
+		goOn := func() {
+			defer r.release()
+			b.pursue(r, b.outset(r))
+		}
+		if !b.spawn(goOn) {
+			r.release()
+			b.settle(r, "", user.Result{}, pending(r).err)
+		}
+	}
+	return nil
+}
+
+// repair fetches the publicToken of a user whose exchange ended indeterminate,
+// once, so that the popup can be opened again in edit mode.
+func (b *Broker) repair(in user.Intent) {
+	select {
+	case b.repairs <- struct{}{}:
+		defer func() { <-b.repairs }()
+	case <-b.stopping:
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.life, b.cfg.Deadline)
+	defer cancel()
+	_, err := b.fetch(ctx, in.ClientID, in.HumanID)
+	if err != nil {
+		b.log.Warn("the publicToken of a user in state indeterminate could not be fetched",
+			slog.String("request_id", string(in.RequestID)), slog.Any("error", err))
+	}
+	b.write(in, audit.Event{Kind: audit.Note, Outcome: string(user.IndeterminateOutcome), Error: kindName(err)})
+}

@@ -1,0 +1,34 @@
+package broker
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// sessionName names an app's session token in this process's memory: an HMAC
+// under a key that is made at start and kept nowhere, so that the token itself
+// is no map key.
+type sessionName [sha256.Size]byte
+
+// userName names a user's line.
+type userName struct {
+	app   user.ClientID
+	human user.HumanID
+}
+
+func newSalt() (salt [32]byte) {
+	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
+	return salt
+}
+
+func (b *Broker) sessionName(in user.Intent) (name sessionName) {
+	mac := hmac.New(sha256.New, b.salt[:])
+	app := sha256.Sum256([]byte(in.ClientID)) // of fixed length: the two fields cannot run into each other
+	mac.Write(app[:])
+	mac.Write(in.SessionToken.Reveal())
+	mac.Sum(name[:0])
+	return name
+}

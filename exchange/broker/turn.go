@@ -1,0 +1,95 @@
+package broker
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// awaitTurn pauses, and then waits until r has its user's turn, or until there
+// is a reason that it never will.
+func (b *Broker) awaitTurn(r *run, pause time.Duration) verdict {
+	if pause <= 0 {
+		b.enter(r, waiting)
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		if v, ok := b.mayGo(r); ok {
+			return v
+		}
+		select {
+		case <-timer.C:
+			b.enter(r, waiting)
+		case <-r.wake:
+		case <-r.limit().Done():
+		case <-b.stopping:
+		}
+	}
+}
+
+// mayGo decides, in one moment, whether r sends now, ends now, or waits on
+// (false).
+func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case r.line.committed > r.intent.Arrival:
+		v = superseded()
+	case b.stopped && r.uncertain:
+		v = pending(r)
+	case b.stopped:
+		v = unsent(user.Fail(user.Draining, "request %s was not sent", r.intent.RequestID))
+	case r.limit().Err() != nil && r.uncertain:
+		v = indeterminate()
+	case r.limit().Err() != nil:
+		v = unsent(r.unreachable())
+	case r.line.next() == r:
+		b.enterLocked(r, sending)
+		return verdict{next: proceed}, true
+	default:
+		return verdict{}, false
+	}
+	b.enterLocked(r, holding)
+	return v, true
+}
+
+// freeTurn gives the user's turn to whoever is next.
+func (b *Broker) freeTurn(r *run, v verdict) {
+	if v.next == retry {
+		b.enter(r, pausing)
+		return
+	}
+	b.enter(r, holding)
+}
+
+func (b *Broker) enter(r *run, p phase) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.enterLocked(r, p)
+}
+
+func (b *Broker) enterLocked(r *run, p phase) {
+	r.phase = p
+	r.line.wake()
+}
+
+// pauseAfter is how long to wait before the next attempt: nothing before the
+// first, then what Human API asked for, and at least the backoff.
+func (b *Broker) pauseAfter(r *run, v verdict) time.Duration {
+	if r.attempts == 0 {
+		return 0
+	}
+	return max(v.after, b.cfg.Backoff.pause(r.attempts))
+}
+
+// pause after that many attempts, from 1.
+func (o Backoff) pause(attempts int) time.Duration {
+	d := o.First
+	for i := 1; i < attempts && d < o.Max; i++ {
+		d *= 2
+	}
+	d = min(d, o.Max)
+	return d/2 + rand.N(d/2+1)
+}
