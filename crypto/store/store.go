@@ -1,0 +1,192 @@
+// Package store keeps the sealed records of users, the indexes over them, the
+// intents of exchanges under way and what finished ones leave behind.
+//
+// It trusts the keyring for its keys and nothing that a [Driver] returns: every
+// box is opened under a key derived from what the row is (store, purpose, row
+// id, revision), and the ids inside must hash back to the row id before anything
+// is believed. It trusts its caller, the broker, to have checked the answers
+// that it stores.
+//
+// It never writes an id or a token in clear, never opens a private box for a
+// public lookup, and never puts either into an error: errors name rows by their
+// row id in hex, which is an HMAC.
+//
+// Every write is one durable transaction that is checked against the revisions
+// it was computed from and against the keyring's version; on a conflict it is
+// computed anew.
+//
+// BUG: one row, or one file, put back to an older state of itself opens as it did
+// then. The rollback anchor of the whole store finds the file, nothing finds the
+// row.
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/keyring"
+	"github.com/tokenvault/tokenvault/crypto/seal"
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// DefaultReplayWindow is how long a repeated session token is recognised when
+// Config says nothing: a week, the documented default of replay_window.
+const DefaultReplayWindow = 168 * time.Hour
+
+// Config says what a Store works with.
+type Config struct {
+	Driver Driver           // required; stays its opener's, who closes it after the Store
+	Keys   *keyring.Keyring // required; opened over the same driver
+	Now    func() time.Time // nil: time.Now
+	// ReplayWindow is how long a finished session is recognised. 0:
+	// DefaultReplayWindow. Negative is an error.
+	ReplayWindow time.Duration
+}
+
+// Store is the sealed store. All methods may be called concurrently. Its errors
+// are *user.Error where a caller can act on them; their kinds are named at each
+// method, and StoreUnavailable is possible everywhere: the driver failed, a
+// row is not what it must be, or the Store is closed.
+type Store struct {
+	driver Driver
+	keys   *keyring.Keyring
+	now    func() time.Time
+	window time.Duration
+
+	inUse  sync.RWMutex // read-held by every call, so that Close can wait
+	closed bool         // under inUse
+
+	sweepMu sync.Mutex
+	sweepAt *[32]byte // under sweepMu; last session seen, nil: start over
+}
+
+// Open returns a Store over an open driver and keyring. It reads nothing but
+// the version of the keyring's blob: a driver without a keyring is an error.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Driver == nil || c.Keys == nil {
+		return nil, errors.New("open the store: Driver and Keys are required")
+	}
+	if c.ReplayWindow < 0 {
+		return nil, errors.New("open the store: ReplayWindow is negative")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.ReplayWindow == 0 {
+		c.ReplayWindow = DefaultReplayWindow
+	}
+	_, version, err := c.Driver.LoadKeyring(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open the store: read the keyring's version: %w", err)
+	}
+	if version == 0 {
+		return nil, errors.New("open the store: its driver holds no keyring")
+	}
+	return &Store{driver: c.Driver, keys: c.Keys, now: c.Now, window: c.ReplayWindow}, nil
+}
+
+// Close waits for the calls in flight; later ones fail. It closes neither the
+// driver nor the keyring.
+func (s *Store) Close() error {
+	s.inUse.Lock()
+	defer s.inUse.Unlock()
+	s.closed = true
+	return nil
+}
+
+// Size is what the store occupies, in bytes.
+func (s *Store) Size() (int64, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.inUse.RUnlock()
+	n, err := s.driver.Size()
+	if err != nil {
+		return 0, unavailable("ask for the store's size", err)
+	}
+	return n, nil
+}
+
+// enter takes inUse for reading, unless it returns an error.
+func (s *Store) enter() error {
+	s.inUse.RLock()
+	if s.closed {
+		s.inUse.RUnlock()
+		return user.Fail(user.StoreUnavailable, "the store is closed")
+	}
+	return nil
+}
+
+// seconds is the time of a write: UTC, whole seconds.
+func (s *Store) seconds() time.Time { return s.now().UTC().Truncate(time.Second) }
+
+// unavailable gives err the kind StoreUnavailable, unless it has one.
+func unavailable(what string, err error) error {
+	if user.KindOf(err) != "" {
+		return err
+	}
+	return user.Fail(user.StoreUnavailable, "%s: %w", what, err)
+}
+
+// at names a row in an error.
+func at(t Table, id [32]byte) string { return t.String() + " row " + hex.EncodeToString(id[:]) }
+
+// errRevision is found where the driver's revision of a row is not the one that
+// its box was sealed for.
+var errRevision = errors.New("revision of row and box disagree")
+
+// sealBox seals under the active key of class.
+func (s *Store) sealBox(class keyring.Class, p seal.Purpose, id [32]byte, revision uint64, plaintext []byte) ([]byte, error) {
+	keyID, key, err := s.keys.Active(class)
+	if err != nil {
+		return nil, fmt.Errorf("take the active key of class %s: %w", class, err)
+	}
+	return seal.Seal(key, keyID, s.binding(p, id, revision), plaintext)
+}
+
+// openBox opens an envelope that must have been sealed for exactly this row.
+func (s *Store) openBox(ctx context.Context, class keyring.Class, p seal.Purpose, id [32]byte, revision uint64, envelope []byte) ([]byte, error) {
+	h, err := seal.ParseHeader(envelope)
+	if err != nil {
+		return nil, fmt.Errorf("%s box: %w", p, err)
+	}
+	if h.Revision != revision {
+		return nil, fmt.Errorf("%s box: %w", p, errRevision)
+	}
+	key, err := s.keys.Key(class, h.Key)
+	if errors.Is(err, keyring.ErrUnknownKey) {
+		if err = s.refresh(ctx); err == nil {
+			key, err = s.keys.Key(class, h.Key)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s box: key %s: %w", p, h.Key, err)
+	}
+	plaintext, err := seal.Open(key, s.binding(p, id, revision), envelope)
+	if err != nil {
+		return nil, fmt.Errorf("%s box: %w", p, err)
+	}
+	return plaintext, nil
+}
+
+func (s *Store) binding(p seal.Purpose, id [32]byte, revision uint64) seal.Binding {
+	return seal.Binding{Store: s.keys.StoreID(), Purpose: p, Row: id, Revision: revision}
+}
+
+// refresh reloads the keyring when the driver holds another version of it, as
+// it does after a rotation by another process. A made-up key id in a row
+// therefore never makes us ask Vault.
+func (s *Store) refresh(ctx context.Context) error {
+	_, version, err := s.driver.LoadKeyring(ctx)
+	if err != nil {
+		return fmt.Errorf("read the keyring's version: %w", err)
+	}
+	if version == s.keys.Version() {
+		return nil
+	}
+	return s.keys.Reload(ctx)
+}
