@@ -52,6 +52,9 @@ var (
 	// ErrUnknownKey is returned when the keyring has no such key of that class
 	// to open with: never had, or removed.
 	ErrUnknownKey = errors.New("no such key")
+	// ErrWiped is returned for the keys of a class after [Keyring.Wipe], until a
+	// [Keyring.Reload] has unwrapped them again.
+	ErrWiped = errors.New("keys were wiped from memory")
 )
 
 // Config is what [Open] needs.
@@ -132,19 +135,47 @@ func (k *Keyring) Active(class Class) (seal.KeyID, secret.Text, error) {
 		return seal.KeyID{}, secret.Text{}, fmt.Errorf("active %s key: not a class of data keys", class)
 	}
 	id := h.active[class]
-	return id, clone(h.keys[id]), nil
+	key, ok := h.keys[id]
+	if !ok {
+		return seal.KeyID{}, secret.Text{}, fmt.Errorf("active %s key: %w", class, ErrWiped)
+	}
+	return id, clone(key), nil
 }
 
 // Key returns the key of that class and id, active or decrypt-only. The Text is
-// the caller's own copy, which it may wipe. The error matches [ErrUnknownKey].
+// the caller's own copy, which it may wipe. The error matches [ErrUnknownKey] or
+// [ErrWiped].
 func (k *Keyring) Key(class Class, id seal.KeyID) (secret.Text, error) {
 	defer k.mu.RUnlock()
 	h := k.use()
-	key, ok := h.keys[id]
-	if e := h.doc.find(id); !ok || e == nil || e.class != class {
+	e := h.doc.find(id)
+	if e == nil || e.class != class || !class.data() || e.state == Removed {
 		return secret.Text{}, fmt.Errorf("%s key %s: %w", class, id, ErrUnknownKey)
 	}
+	key, ok := h.keys[id]
+	if !ok {
+		return secret.Text{}, fmt.Errorf("%s key %s: %w", class, id, ErrWiped)
+	}
 	return clone(key), nil
+}
+
+// Wipe clears the data keys of one class from memory, as is due when Vault was
+// not heard for too long. A [Keyring.Reload] that reaches Vault brings them back.
+// Other classes go on; of Index and Audit nothing is wiped.
+func (k *Keyring) Wipe(class Class) {
+	k.reload.Lock() // a Reload must not be copying what is wiped
+	defer k.reload.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.held == nil {
+		return
+	}
+	for _, e := range k.held.doc.entries {
+		if e.class == class {
+			k.held.keys[e.id].Wipe()
+			delete(k.held.keys, e.id)
+		}
+	}
 }
 
 // HumanRow is the row of a user, by humanId.
