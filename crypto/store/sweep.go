@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-
 )
 
 // DefaultSweep is how many sessions Sweep looks at when it is not told.
