@@ -26,8 +26,10 @@ import (
 
 // Wrapper wraps keys: Vault's Transit. What was wrapped with one context must
 // not unwrap with another. A wrapped form has 1 to 4096 bytes, and is not
-// secret. Calls may be concurrent. Errors are passed on (wrapped), so that the
-// caller can tell an outage from a refusal; their text must hold no secret.
+// secret. Wrap does not keep the key; Unwrap yields a Text of its own every time,
+// which the keyring wipes. Calls may be concurrent. Errors are passed on
+// (wrapped), so that the caller can tell an outage from a refusal; their text
+// must hold no secret.
 type Wrapper interface {
 	Wrap(ctx context.Context, key secret.Text, context []byte) (wrapped string, err error)
 	Unwrap(ctx context.Context, wrapped string, context []byte) (secret.Text, error)

@@ -123,6 +123,11 @@ func TestTransitThatDoesNotUnwrap(t *testing.T) {
 	if _, err := tryOpen(t, m, w); !errors.Is(err, ErrDamaged) || m.version != 0 {
 		t.Errorf("short keys: error %v, version %d", err, m.version)
 	}
+	w.calls = 0
+	w.spoil = func(b []byte) []byte { return b[:31+min(1, max(0, 8-w.calls))] } // only data keys
+	if _, err := tryOpen(t, m, w); !errors.Is(err, ErrDamaged) || m.version != 0 {
+		t.Errorf("short data keys: error %v, version %d", err, m.version)
+	}
 	w.spoil = func(b []byte) []byte { b[0] ^= 1; return b }
 	if _, err := tryOpen(t, m, w); !errors.Is(err, ErrDamaged) || m.version != 0 {
 		t.Errorf("other keys: error %v, version %d", err, m.version)

@@ -119,6 +119,12 @@ func TestReloadOfAnotherBlob(t *testing.T) {
 	old := m.get()
 	advance(t, k, m, func(d *document) { rotate(t, w, d, Public) })
 	mustReload(t, k)
+	d := content(t, m)
+	d.generation++
+	m.put(d.encode(newKey()))
+	if err := k.Reload(t.Context()); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a blob under another MAC key: %v", err)
+	}
 	m.put(old)
 	if err := k.Reload(t.Context()); !errors.Is(err, ErrDamaged) {
 		t.Errorf("an older blob: %v", err)

@@ -179,15 +179,70 @@ func TestWrongDocuments(t *testing.T) {
 		"since too early":    func(d *document) { old, _ := rotate(t, w, d, Private); d.find(old).since = testTime.Unix() - 1 },
 		"too many": func(d *document) {
 			for i := range maxKeys {
-				e := entry{class: Audit, state: Removed}
-				binary.BigEndian.PutUint32(e.id[:], uint32(i))
-				d.entries = append(d.entries, e)
+				add(d, entry{class: Private, id: numbered(i), state: Removed})
 			}
+		},
+		"another, of an unknown class": func(d *document) {
+			add(d, entry{class: "root", state: Active, wrapped: "x"})
+		},
+		"another, in an unknown state": func(d *document) {
+			add(d, entry{class: Public, state: "revived", wrapped: "x"})
+		},
+		"another index, decrypt-only": func(d *document) {
+			add(d, entry{class: Index, state: DecryptOnly, wrapped: "x"})
+		},
+		"another audit, removed": func(d *document) {
+			add(d, entry{class: Audit, state: Removed})
 		},
 	} {
 		d := content(t, m)
 		alter(d)
 		if err := damaged(t, w, name, d.encode(mac)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// add puts e where it belongs in the order.
+func add(d *document, e entry) {
+	d.entries = append(d.entries, e)
+	slices.SortFunc(d.entries, func(a, b entry) int {
+		if a.before(b) {
+			return -1
+		}
+		return 1
+	})
+}
+
+func numbered(i int) (id seal.KeyID) {
+	binary.BigEndian.PutUint32(id[:], uint32(i))
+	return id
+}
+
+// TestWrongBytes: what no document encodes to, with a right MAC.
+func TestWrongBytes(t *testing.T) {
+	k, m, w := fresh(t)
+	body := m.get()[:len(m.get())-macSize]
+	firstClass := 4 + 1 + 16 + 8 + 8 + 2
+	for name, c := range map[string]struct {
+		at int
+		to byte
+	}{
+		"magic":     {0, 't'},
+		"version 0": {4, 0},
+		"version 2": {4, 2},
+		"class 0":   {firstClass, 0},
+		"class 6":   {firstClass, 6},
+		"state 0":   {firstClass + 17, 0},
+		"state 4":   {firstClass + 17, 4},
+		"one less":  {firstClass - 1, 4},
+		"one more":  {firstClass - 1, 6},
+		"length":    {firstClass + 34, 0xFF},
+	} {
+		bad := bytes.Clone(body)
+		bad[c.at] = c.to
+		sum := hmacSum(k.snapshotMAC(), bad)
+		if err := damaged(t, w, name, append(bad, sum[:]...)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
