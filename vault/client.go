@@ -1,0 +1,206 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/secret"
+)
+
+// Client is the daemon's side of Vault. Its methods may be called concurrently.
+type Client struct {
+	config Config
+	paths  Paths
+	pace   pace
+	main   *conn // carries the daemon's token
+	entry  *conn // carries none, or during a login the one that is tried
+	renew  *conn // the lifetime watcher's; ends with Run
+	bound  *boundTransport
+
+	loginTurn chan struct{} // holds one element while nobody logs in
+	changed   chan struct{} // holds an element when Run should look at the session
+	keyIsFine atomic.Bool   // the Transit key was seen to be of the right kind
+
+	mu      sync.Mutex
+	session session
+	status  Status    // without Reason and TokenExpiry
+	heard   time.Time // like LastWord, by the real clock: it paces the real timers
+	outage  string    // why the last request had no answer, "" when it had one
+	trouble string    // why the last login failed, "" after a good one
+	refused *refusal  // the last login that Vault refused, nil when none since
+}
+
+// Status is how the daemon stands with Vault.
+type Status struct {
+	Reachable   bool      // the last request had an answer of Vault's own
+	LastWord    time.Time // when Vault last answered; zero: never
+	TokenExpiry time.Time // of the daemon's token; zero: none, or it never expires
+	Reason      string    // why it is not reachable, or refuses the daemon; "" when all is well
+	Denied      bool      // Vault refuses both the token and a new login
+}
+
+// session is one token.
+type session struct {
+	generation uint64 // grows with every login; 0: none yet
+	token      secret.Text
+	renewable  bool
+	since      time.Time     // of the login
+	lease      time.Duration // left when it was last heard of; 0: without end
+	expires    time.Time     // zero: never
+}
+
+// New checks the configuration and builds the client; it neither reads a
+// credential nor sends anything. CAFile is read here.
+func New(c Config) (*Client, error) {
+	c = c.withDefaults()
+	if err := errors.Join(c.checkPlace(), c.checkAuth()); err != nil {
+		return nil, err
+	}
+	rt, err := newTransport(c)
+	if err != nil {
+		return nil, err
+	}
+	client := &Client{
+		config: c, paths: c.paths(), pace: defaultPace, bound: &boundTransport{base: rt},
+		loginTurn: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+	}
+	client.loginTurn <- struct{}{}
+	for to, through := range map[**conn]http.RoundTripper{&client.main: rt, &client.entry: rt, &client.renew: client.bound} {
+		if *to, err = newConn(c, through); err != nil {
+			return nil, err
+		}
+	}
+	return client, nil
+}
+
+// Status returns how things stand; it asks nobody.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.status
+	s.TokenExpiry, s.Reason = c.session.expires, c.outage
+	if s.Reason == "" {
+		s.Reason = c.trouble
+	}
+	return s
+}
+
+// current returns the session.
+func (c *Client) current() session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
+}
+
+// noteWord records that Vault answered.
+func (c *Client) noteWord() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heard, c.outage = time.Now(), ""
+	c.status.Reachable, c.status.LastWord = true, c.config.Now()
+}
+
+// noteOutage records that Vault did not answer. A request that its own caller
+// gave up says nothing about Vault.
+func (c *Client) noteOutage(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status.Reachable, c.outage = false, err.Error()
+}
+
+// request is one thing to ask with the daemon's token.
+type request struct {
+	path       string
+	body       []byte // nil: a GET
+	capability string // what a policy must grant on path
+}
+
+func (c *Client) send(ctx context.Context, r request) (answer, error) {
+	a, err := answer{}, error(nil)
+	if r.body == nil {
+		a, err = c.main.get(ctx, r.path)
+	} else {
+		a, err = c.main.put(ctx, r.path, r.body)
+	}
+	if err != nil {
+		c.noteOutage(ctx, err)
+		return answer{}, err
+	}
+	c.noteWord()
+	return a, nil
+}
+
+// do sends r. A 403 may mean a dead token, so that a new login heals it, or
+// rights that are missing: do finds out which, repeats r at most once, and
+// returns an error that names path and capability. An answer with another
+// status is the caller's to judge.
+func (c *Client) do(ctx context.Context, r request) (answer, error) {
+	before := c.current()
+	a, err := c.send(ctx, r)
+	if err != nil || a.status != http.StatusForbidden {
+		return a, err
+	}
+	if err := c.heal(ctx, r, before); err != nil {
+		return answer{}, err
+	}
+	a, err = c.send(ctx, r)
+	if err != nil || a.status != http.StatusForbidden {
+		return a, err
+	}
+	return answer{}, c.whyDenied(ctx, r)
+}
+
+// heal returns nil when r is worth repeating: there is a newer token than the
+// one that was refused.
+func (c *Client) heal(ctx context.Context, r request, before session) error {
+	if c.current().generation != before.generation {
+		return nil
+	}
+	alive, err := c.tokenAlive(ctx)
+	if err != nil {
+		return err
+	}
+	if alive && c.config.Now().Sub(before.since) < c.pace.fresh {
+		return c.whyDenied(ctx, r)
+	}
+	err = c.loginAfter(ctx, before.generation)
+	switch {
+	case err == nil, errors.Is(err, ErrUnreachable):
+		return err
+	case alive:
+		return c.whyDenied(ctx, r)
+	}
+	c.setDenied(true)
+	return fmt.Errorf("%w: the daemon's token is not valid any more, and: %w", ErrDenied, err)
+}
+
+// tokenAlive asks whether Vault still knows the token. A policy without
+// lookup-self looks like a dead token, unless capabilities-self works.
+func (c *Client) tokenAlive(ctx context.Context) (bool, error) {
+	a, err := c.send(ctx, request{path: "auth/token/lookup-self"})
+	if err != nil || a.ok() {
+		return a.ok(), err
+	}
+	a, err = c.send(ctx, capabilitiesRequest("auth/token/lookup-self"))
+	return a.ok(), err
+}
+
+// whyDenied returns ErrDenied naming what the policies lack for r.
+func (c *Client) whyDenied(ctx context.Context, r request) error {
+	held, err := c.capabilities(ctx, r.path)
+	switch {
+	case errors.Is(err, errNoSelfCapabilities):
+		return fmt.Errorf("%w: %q for %s (which of both cannot be told: the policies also lack update on %q)", ErrDenied, r.path, r.capability, capabilitiesPath)
+	case err != nil:
+		return err
+	}
+	return denied(r.path, lacking(held[r.path], []string{r.capability})...)
+}

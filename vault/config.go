@@ -1,0 +1,174 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Config is where Vault is, what is where in it, and how to log in.
+type Config struct {
+	Address       string        // required: https://host[:port][/prefix]
+	Namespace     string        // "" = none
+	CAFile        string        // PEM; "" = the system's authorities. Read once, by New
+	TLSServerName string        // "" = the host of Address
+	Timeout       time.Duration // of one request, 0 = 5 s
+
+	KVMount      string // KV v2, default "secret"
+	AppsPath     string // entry <AppsPath>/<client_id>, default "tokenvault/apps"
+	StatePath    string // default "tokenvault/state"
+	TransitMount string // default "transit"
+	TransitKey   string // default "tokenvault"
+
+	Auth AuthConfig
+
+	UnsafePlainHTTP bool // allows http, and then dials nothing but loopback addresses
+
+	Now       func() time.Time // nil = time.Now
+	Logger    *slog.Logger     // nil = discard
+	Heartbeat time.Duration    // between signs of life while idle, 0 = 30 s
+}
+
+// AuthConfig is how the daemon logs in.
+type AuthConfig struct {
+	Method       string // "approle" (default) | "token"
+	Mount        string // of AppRole, default "approle"
+	RoleIDFile   string // required for approle
+	SecretIDFile string // required for approle
+	TokenFile    string // required for token
+}
+
+// The names of the auth methods.
+const (
+	methodAppRole = "approle"
+	methodToken   = "token"
+)
+
+const (
+	defaultTimeout   = 5 * time.Second
+	defaultHeartbeat = 30 * time.Second
+)
+
+// withDefaults fills what is zero.
+func (c Config) withDefaults() Config {
+	defaultTo(&c.Timeout, defaultTimeout)
+	defaultTo(&c.Heartbeat, defaultHeartbeat)
+	defaultTo(&c.Auth.Method, methodAppRole)
+	defaultTo(&c.Auth.Mount, "approle")
+	p := c.paths().withDefaults()
+	c.KVMount, c.AppsPath, c.StatePath = p.KVMount, p.AppsPath, p.StatePath
+	c.TransitMount, c.TransitKey = p.TransitMount, p.TransitKey
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func defaultTo[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) paths() Paths {
+	return Paths{KVMount: c.KVMount, AppsPath: c.AppsPath, StatePath: c.StatePath, TransitMount: c.TransitMount, TransitKey: c.TransitKey}
+}
+
+// checkPlace checks everything but how to log in.
+func (c Config) checkPlace() error {
+	if _, err := c.url(); err != nil {
+		return err
+	}
+	if strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("vault namespace: only printable ASCII without spaces can stand in a header")
+	}
+	if c.Timeout < 0 || c.Heartbeat < 0 {
+		return errors.New("vault timeout: must not be negative")
+	}
+	return c.paths().check()
+}
+
+func (c Config) checkAuth() error {
+	a := c.Auth
+	switch a.Method {
+	case methodAppRole:
+		if a.RoleIDFile == "" || a.SecretIDFile == "" {
+			return errors.New("vault auth: approle needs role_id_file and secret_id_file")
+		}
+		return checkPath("auth mount", a.Mount)
+	case methodToken:
+		if a.TokenFile == "" {
+			return errors.New("vault auth: token needs token_file")
+		}
+		return nil
+	case "cert", "jwt", "kubernetes":
+		return fmt.Errorf("vault auth: this version cannot log in with %s, use approle or token", a.Method)
+	}
+	return fmt.Errorf("vault auth: there is no method %q", a.Method)
+}
+
+// url parses and checks Address.
+func (c Config) url() (*url.URL, error) {
+	u, err := url.Parse(c.Address)
+	if err != nil || u.Host == "" || u.Hostname() == "" {
+		return nil, errors.New("vault address: must be https://host[:port]")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return nil, errors.New("vault address: must carry neither credentials nor a query nor a fragment")
+	}
+	switch {
+	case u.Scheme == "https":
+	case u.Scheme == "http" && !c.UnsafePlainHTTP:
+		return nil, errors.New("vault address: http shows the secrets to the network, use https (or unsafe_plain_http to a loopback address)")
+	case u.Scheme == "http" && !loopbackHost(u.Hostname()):
+		return nil, errors.New("vault address: http is only for a loopback address")
+	case u.Scheme != "http":
+		return nil, errors.New("vault address: must begin with https://")
+	}
+	return u, nil
+}
+
+func loopbackHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+// plainPath is what mounts and paths may look like. Vault allows more, but its
+// policies give a meaning to "*" and "+", and HCL, shells and URLs to the rest.
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$`)
+
+func checkPath(what, path string) error {
+	if !plainPath.MatchString(path) {
+		return fmt.Errorf("vault %s %q: only letters, digits, '-', '_', '.' and '/' between them", what, path)
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "." || part == ".." {
+			return fmt.Errorf("vault %s %q: %q is no name", what, path, part)
+		}
+	}
+	return nil
+}
+
+func list(words []string) string { return strings.Join(words, ", ") }
+
+// wait waits for d or the end of ctx, whichever comes first.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,224 @@
+package vault
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// held is what is in memory about one app.
+type held struct {
+	id   user.ClientID
+	turn chan struct{} // holds one element while nobody reads the entry
+
+	mu        sync.Mutex
+	current   user.ClientSecret // Version 0: none
+	previous  user.ClientSecret // Version 0: none
+	since     time.Time         // when current was first read
+	rotated   time.Time         // when previous became that
+	confirmed time.Time         // when Vault last said that current is current
+	tried     time.Time         // when Vault was last asked
+	used      time.Time         // when somebody last asked here
+	reread    time.Time         // when it was last read because of a refusal
+	offered   time.Time         // when previous was last offered because current was refused
+	stale     bool              // wiped because of MaxStale
+	err       error             // why the last read brought nothing
+}
+
+// dueFunc says whether an app's entry is to be read now.
+type dueFunc = func(*held, time.Time, SecretsConfig) bool
+
+func newHeld(id user.ClientID) *held {
+	h := &held{id: id, turn: make(chan struct{}, 1)}
+	h.turn <- struct{}{}
+	return h
+}
+
+func always(*held, time.Time, SecretsConfig) bool { return true }
+
+func (h *held) use(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.used = now
+}
+
+// due reports whether a use must ask Vault before it is answered: nothing usable
+// is held, or Run did not look for two refreshes.
+func (h *held) due(now time.Time, c SecretsConfig) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gap := 2 * c.Refresh
+	if h.current.Version == 0 || now.Sub(h.confirmed) > c.MaxStale {
+		gap = retryGap
+	}
+	return h.tried.IsZero() || now.Sub(h.tried) >= gap
+}
+
+// wanted reports whether Run should read the entry: it is in use, or was not
+// confirmed for half of MaxStale.
+func (h *held) wanted(now time.Time, c SecretsConfig) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.used.IsZero() && now.Sub(h.used) < inUse {
+		return true
+	}
+	return h.current.Version != 0 && now.Sub(h.confirmed) > c.MaxStale/2
+}
+
+// rereadDue reports whether a refusal may read the entry, and if so that it does.
+func (h *held) rereadDue(now time.Time, _ SecretsConfig) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.reread.IsZero() && now.Sub(h.reread) < rereadGap {
+		return false
+	}
+	h.reread = now
+	return true
+}
+
+func (h *held) triedBefore(t time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.tried.Before(t)
+}
+
+// skip notes that Vault is known to be unreachable, as if it had been asked.
+func (h *held) skip(now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.current.Version != 0 {
+		h.tried, h.err = now, err
+	}
+}
+
+func (h *held) lastError() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.err
+}
+
+// settle takes over the result of a read. It returns the states before and after.
+func (h *held) settle(now time.Time, app App, err error) (was, is SecretState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was = h.stateLocked()
+	h.tried, h.err = now, err
+	switch {
+	case err == nil:
+		h.adopt(now, user.ClientSecret{Text: app.ClientSecret, Version: app.Version})
+	case errors.Is(err, ErrDenied), errors.Is(err, ErrNotFound):
+		h.wipe()
+		h.stale = false
+	}
+	return was, h.stateLocked()
+}
+
+// adopt makes what was read the current version, and the one before, if it is
+// another, the previous one. A version that carries other bytes than before was
+// made anew: its predecessor is not a predecessor.
+func (h *held) adopt(now time.Time, read user.ClientSecret) {
+	h.confirmed, h.stale = now, false
+	same := h.current.Text.Equal(read.Text)
+	switch {
+	case h.current.Version == read.Version && same:
+		read.Text.Wipe()
+		return
+	case h.current.Version == 0 || h.current.Version == read.Version:
+		h.wipe()
+		h.confirmed = now
+	default:
+		h.previous.Text.Wipe()
+		h.previous, h.rotated, h.offered = h.current, now, time.Time{}
+	}
+	h.current, h.since = read, now
+}
+
+func (h *held) wipe() {
+	h.current.Text.Wipe()
+	h.previous.Text.Wipe()
+	h.current, h.previous = user.ClientSecret{}, user.ClientSecret{}
+	h.since, h.confirmed = time.Time{}, time.Time{}
+}
+
+// expire wipes what has become too old.
+func (h *held) expire(now time.Time, c SecretsConfig) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expireLocked(now, c)
+}
+
+func (h *held) expireLocked(now time.Time, c SecretsConfig) {
+	if h.current.Version != 0 && now.Sub(h.confirmed) > c.MaxStale {
+		h.wipe()
+		h.stale = true
+	}
+	if h.previous.Version != 0 && now.Sub(h.rotated) > c.Overlap {
+		h.previous.Text.Wipe()
+		h.previous = user.ClientSecret{}
+	}
+}
+
+// give returns a copy of the current secret, or why there is none.
+func (h *held) give(now time.Time, c SecretsConfig) (user.ClientSecret, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expireLocked(now, c)
+	if h.current.Version != 0 {
+		return handOut(h.current), nil
+	}
+	kind := user.SecretUnavailable
+	switch {
+	case h.stale:
+		kind = user.VaultStale
+	case h.err == nil || errors.Is(h.err, ErrUnreachable):
+		kind = user.VaultUnavailable
+	}
+	return user.ClientSecret{}, &user.Error{Kind: kind, Err: h.err}
+}
+
+// handOut copies: what is held is wiped at any time, also while it is in use.
+func handOut(s user.ClientSecret) user.ClientSecret {
+	return user.ClientSecret{Text: ownCopy(s.Text), Version: s.Version}
+}
+
+// instead returns a version to try instead of the refused one. The previous one
+// is offered for a refusal of the current one, and the current one for any
+// other, but not for a refusal of the previous one that was just offered:
+// two versions that are both refused must not be tried in turns for ever.
+func (h *held) instead(now time.Time, refused int, overlap time.Duration) (user.ClientSecret, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if refused == h.current.Version {
+		if h.previous.Version == 0 || now.Sub(h.rotated) > overlap {
+			return user.ClientSecret{}, false
+		}
+		h.offered = now
+		return handOut(h.previous), true
+	}
+	both := refused == h.previous.Version && !h.offered.IsZero() && now.Sub(h.offered) < rereadGap
+	if h.current.Version == 0 || both {
+		return user.ClientSecret{}, false
+	}
+	return handOut(h.current), true
+}
+
+func (h *held) state() SecretState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stateLocked()
+}
+
+func (h *held) stateLocked() SecretState {
+	s := SecretState{ClientID: h.id, Version: h.current.Version, HeldSince: h.since, Confirmed: h.confirmed}
+	switch {
+	case h.err != nil:
+		s.Reason = h.err.Error()
+	case h.stale:
+		s.Reason = "vault was not heard for longer than max_stale"
+	case h.current.Version == 0:
+		s.Reason = "not read yet"
+	}
+	return s
+}

@@ -1,0 +1,129 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+
+	"github.com/tokenvault/tokenvault/crypto/secret"
+)
+
+// wrappedForm is what Transit's ciphertexts look like; nothing else is sent.
+var wrappedForm = regexp.MustCompile(`^vault:v[0-9]{1,9}:[A-Za-z0-9+/=]{1,16384}$`)
+
+// tooOld is what Transit says below min_decryption_version (builtin/logical/transit
+// and sdk/helper/keysutil, policy.go, of Vault 1.21).
+const tooOld = "disallowed by policy (too old)"
+
+// keyType is the type that setup makes, and the only one that is taken.
+const keyType = "aes256-gcm96"
+
+// Wrap encrypts key with the Transit key, bound to context: only Unwrap with the
+// same context opens it.
+func (c *Client) Wrap(ctx context.Context, key secret.Text, context []byte) (string, error) {
+	var out struct {
+		Ciphertext string `json:"ciphertext"`
+	}
+	if err := c.transit(ctx, "encrypt", encryptBody(key, context), &out); err != nil {
+		return "", fmt.Errorf("wrap a key: %w", err)
+	}
+	if !wrappedForm.MatchString(out.Ciphertext) {
+		return "", fmt.Errorf("wrap a key: %w: transit answered no ciphertext", ErrMalformed)
+	}
+	return out.Ciphertext, nil
+}
+
+// Unwrap decrypts what Wrap returned. Errors match ErrMalformed (another key,
+// another context, changed bytes), ErrTooOld, ErrDenied or ErrUnreachable.
+func (c *Client) Unwrap(ctx context.Context, wrapped string, context []byte) (secret.Text, error) {
+	if !wrappedForm.MatchString(wrapped) {
+		return secret.Text{}, fmt.Errorf("unwrap a key: %w: not a transit ciphertext", ErrMalformed)
+	}
+	var out struct {
+		Plaintext []byte `json:"plaintext"` // base64 in JSON, as encoding/json has bytes
+	}
+	defer func() { clear(out.Plaintext) }()
+	if err := c.transit(ctx, "decrypt", decryptBody(wrapped, context), &out); err != nil {
+		return secret.Text{}, fmt.Errorf("unwrap a key: %w", err)
+	}
+	if len(out.Plaintext) == 0 {
+		return secret.Text{}, fmt.Errorf("unwrap a key: %w: transit answered nothing", ErrMalformed)
+	}
+	return secret.New(out.Plaintext), nil
+}
+
+// transit asks <mount>/<op>/<key>, after the key was once seen to bind contexts.
+func (c *Client) transit(ctx context.Context, op string, body []byte, into any) error {
+	if err := c.checkKey(ctx); err != nil {
+		return err
+	}
+	path := c.paths.TransitMount + "/" + op + "/" + c.paths.TransitKey
+	a, err := c.do(ctx, request{path: path, body: body, capability: "update"})
+	if err != nil {
+		return err
+	}
+	defer a.forget()
+	switch {
+	case a.status == http.StatusBadRequest && a.says(tooOld):
+		return fmt.Errorf("%q: %w", path, ErrTooOld)
+	case a.status == http.StatusBadRequest:
+		return fmt.Errorf("%q: %w: it was not wrapped here by this transit key, or was changed", path, ErrMalformed)
+	case !a.ok():
+		return fmt.Errorf("%q: %w", path, a.unexpected())
+	}
+	if err := a.data(into); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	return nil
+}
+
+// transitKey is an answer to a read of transit/keys/….
+type transitKey struct {
+	Type                 string `json:"type"`
+	Derived              bool   `json:"derived"`
+	Convergent           bool   `json:"convergent_encryption"`
+	Exportable           bool   `json:"exportable"`
+	AllowPlaintextBackup bool   `json:"allow_plaintext_backup"`
+}
+
+// fault says why the key must not be used, or "". Only a derived key binds the
+// context; Transit ignores it for any other, without an error.
+func (k transitKey) fault() string {
+	switch {
+	case k.Type != keyType:
+		return "is not of the type " + keyType
+	case !k.Derived:
+		return "was not made with derived=true, so that it binds nothing"
+	case k.Exportable || k.AllowPlaintextBackup:
+		return "is exportable, or can be backed up in plaintext"
+	case k.Convergent:
+		return "has convergent encryption"
+	}
+	return ""
+}
+
+// checkKey reads the Transit key's properties, which cannot be loosened but for
+// exportable, and remembers that they were right.
+func (c *Client) checkKey(ctx context.Context) error {
+	if c.keyIsFine.Load() {
+		return nil
+	}
+	path := c.paths.TransitMount + "/keys/" + c.paths.TransitKey
+	a, err := c.do(ctx, request{path: path, capability: "read"})
+	if err != nil {
+		return err
+	}
+	if !a.ok() {
+		return fmt.Errorf("transit key %q: %w", path, a.unexpected())
+	}
+	var key transitKey
+	if err := a.data(&key); err != nil {
+		return fmt.Errorf("transit key %q: %w", path, err)
+	}
+	if why := key.fault(); why != "" {
+		return fmt.Errorf("%w: the transit key %q %s; that cannot be changed, make another", ErrMalformed, path, why)
+	}
+	c.keyIsFine.Store(true)
+	return nil
+}
