@@ -72,6 +72,9 @@ func (l *link) read(in *inbound) error {
 		res, err = http.ReadResponse(l.in, post)
 	}
 	if err != nil {
+		if l.limit.left <= 0 { // bufio hides it behind half a line
+			return errHeadTooLarge
+		}
 		return err
 	}
 	defer res.Body.Close()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -62,6 +63,10 @@ func (s *Server) controlFault(w http.ResponseWriter, r *http.Request) {
 		TakesEffect, NoEffect      bool
 	}
 	if !decode(w, r, &in) {
+		return
+	}
+	if in.Kind != None && !slices.Contains(Kinds, in.Kind) {
+		http.Error(w, fmt.Sprintf("a kind: one of %q", Kinds), http.StatusBadRequest)
 		return
 	}
 	f := Fault{Path: in.Path, ClientID: in.ClientID, HumanID: in.HumanID, Times: in.Times, Permanent: in.Permanent,

@@ -41,6 +41,10 @@ const (
 	Redirect   Kind = "redirect"    // Status (default 307) to Location (default: a path of the simulator that does not exist)
 )
 
+// Kinds lists the closed set, without None.
+var Kinds = []Kind{DropAfter, Empty, Truncated, CutHead, Huge, Endless, HTML, NotJSON, NoHTTP, Surplus, BigHeader,
+	WrongUser, WrongClient, MissingField, WrongType, SetField, DoubleField, DropBefore, Redirect}
+
 // Fault is one way to misbehave. Faults are tried in the order they came; the
 // first that matches a request is used, and used up after Times requests.
 type Fault struct {
