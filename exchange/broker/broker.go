@@ -51,14 +51,15 @@ type Store interface {
 	// one transaction. When the row comes from a later arrival it changes
 	// nothing of it, and the outcome is Superseded. UserMismatch, with nothing
 	// written: the user is known under another clientUserId. An error of no
-	// kind: the intent is not there any more.
+	// kind: the intent is not there any more. It can be repeated after a failure.
 	Commit(ctx context.Context, in user.Intent, rec user.Record) (user.Result, error)
 	// Finish removes the intent and keeps the session with outcome and failure;
 	// nothing is kept for Unsent; IndeterminateOutcome marks the user's row.
 	Finish(ctx context.Context, in user.Intent, outcome user.Outcome, failure user.Failure) error
 	// PutPublicToken keeps a fetched publicToken, and makes the row if needed.
 	PutPublicToken(ctx context.Context, app user.ClientID, human user.HumanID, token user.PublicToken) (user.Public, error)
-	// Intents returns all intents by arrival.
+	// Intents returns all intents by arrival. Those that it cannot read are named
+	// in an error beside the others; when it can read none of them the slice is nil.
 	Intents(ctx context.Context) ([]user.Intent, error)
 }
 
@@ -218,7 +219,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	if twice {
 		return errors.New("run the broker: it ran already")
 	}
-	if err := b.resume(ctx); err != nil {
+	if err := b.resume(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("resume exchanges: %w", err)
 	}
 	<-ctx.Done()

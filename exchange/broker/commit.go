@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -67,6 +65,7 @@ func (b *Broker) commit(r *run, rec user.Record) verdict {
 			return b.lookAgain(r, err)
 		}
 		if failed == 1 {
+			b.enter(r, holding)
 			b.lament(r, "tokens received that the store cannot take, held in memory", err)
 		}
 		if !b.sleep(b.cfg.Backoff.pause(failed)) {
@@ -76,14 +75,12 @@ func (b *Broker) commit(r *run, rec user.Record) verdict {
 	}
 }
 
-var errNoFit = errors.New("the answer does not fit")
-
 // finish makes an end without tokens durable, and settles.
 func (b *Broker) finish(r *run, v verdict) verdict {
-	outcome, failure := v.kept()
 	for failed := 1; ; failed++ {
-		err := b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
+		result, err := b.end(r, v)
 		if err == nil {
+			b.settle(r, v.outcome, result, v.failing(r))
 			break
 		}
 		if user.KindOf(err) != user.StoreUnavailable {
@@ -97,19 +94,23 @@ func (b *Broker) finish(r *run, v verdict) verdict {
 			return pending(r)
 		}
 	}
-	switch {
-	case v.outcome == user.Superseded:
-		result, err := b.recall(r.intent, user.Session{Outcome: v.outcome, SameUser: true})
-		result.Replayed = false
-		return b.settle(r, v.outcome, result, err)
-	case v.err == nil:
-		v.err = user.Fail(v.failure, "request %s ended as %s: %w", r.intent.RequestID, v.outcome, cmp.Or(r.failure, errNoFit))
-	}
-	b.settle(r, v.outcome, user.Result{}, v.err)
 	if v.outcome == user.IndeterminateOutcome {
 		b.spawn(func() { b.repair(r.intent) })
 	}
 	return verdict{next: over}
+}
+
+// end writes the end of an exchange without tokens. For a superseded one that
+// is a commit: the store sees that the user's row came later, takes nothing of
+// the record, which is empty, and gives the row.
+func (b *Broker) end(r *run, v verdict) (user.Result, error) {
+	if v.outcome == user.Superseded {
+		return b.cfg.Store.Commit(b.life, r.intent, user.Record{
+			Public: user.Public{ClientID: r.intent.ClientID, HumanID: r.intent.HumanID, State: user.Active, Arrival: r.intent.Arrival},
+		})
+	}
+	outcome, failure := v.kept()
+	return user.Result{}, b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
 }
 
 // lookAgain settles a run whose intent the store does not have any more, by

@@ -8,9 +8,10 @@ import (
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
-// grace is how long a caller whose deadline has passed is kept for the end of
-// an exchange that was never sent, which is being made durable.
-const grace = time.Second
+// maxGrace bounds how long a caller whose deadline has passed is kept for the
+// end of an exchange that nothing is uncertain about: either it ends now, as
+// unsent, or its first attempt is just under way. It is a tenth of the deadline.
+const maxGrace = time.Second
 
 // Exchange takes a finish event and answers with the user's public part. ctx is
 // the caller's: its end stops the waiting, not the exchange.
@@ -113,8 +114,8 @@ func (b *Broker) await(ctx context.Context, r *run, deadline <-chan time.Time) e
 		return b.leave(r, fmt.Errorf("wait for the exchange: %w", ctx.Err()))
 	case <-deadline:
 	}
-	if !b.mayBeSent(r) { // then it ends now, as unsent
-		late := time.NewTimer(grace)
+	if !b.isUncertain(r) {
+		late := time.NewTimer(min(maxGrace, b.cfg.Deadline/10))
 		defer late.Stop()
 		select {
 		case <-r.done:
@@ -125,10 +126,10 @@ func (b *Broker) await(ctx context.Context, r *run, deadline <-chan time.Time) e
 	return b.leave(r, user.Fail(user.ExchangePending, "no answer within %s", b.cfg.Deadline))
 }
 
-func (b *Broker) mayBeSent(r *run) bool {
+func (b *Broker) isUncertain(r *run) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return r.uncertain || r.phase == sending || r.phase == holding
+	return r.uncertain
 }
 
 // leave counts a caller out and returns why, or nil when r was settled before.

@@ -14,8 +14,11 @@ import (
 // from now. A repeat of its session joins it.
 func (b *Broker) resume(ctx context.Context) error {
 	intents, err := b.cfg.Store.Intents(ctx)
-	if err != nil {
+	if err != nil && intents == nil {
 		return err
+	}
+	if err != nil { // the others must not wait for those that cannot be read
+		b.log.Error("some intents in the store cannot be read, and are not resumed", slog.Any("error", err))
 	}
 	found := make([]*run, 0, len(intents))
 	for _, in := range intents {

@@ -12,20 +12,21 @@ import (
 
 // phase of a run. The arrows are all there are:
 //
-//	opening ─→ beginning ─→ waiting ⇄ sending ─→ holding ─→ settled
-//	   │           │           ↑↓       │            ↑
-//	   │           │         pausing ←──┘            │
-//	   │           │           └─────────────────────┤
-//	   └───────────┴──→ settled      waiting ────────┘
+//	opening   → beginning, settled (known, refused, or the store fails)
+//	beginning → waiting, opening (known after all), settled (the store fails)
+//	waiting   → sending, holding (superseded, time up, stopping)
+//	sending   → pausing, holding (a final verdict, or the commit failed), settled
+//	pausing   → waiting, holding (superseded, time up, stopping)
+//	holding   → settled
 type phase uint8
 
 const (
 	opening   phase = iota // asking the store whether the session is known; in no line
 	beginning              // has a place in the user's line; the intent is being written
 	waiting                // the intent is durable; wants the user's turn
-	sending                // has the turn: a request is, or is about to be, on the wire
+	sending                // has the turn: on the wire, or the answer is being committed for the first time
 	pausing                // between two attempts; the turn is free
-	holding                // the end is known and is being made durable; the turn is free
+	holding                // the end is known and is (still) being made durable; the turn is free
 	settled                // done is closed
 )
 
@@ -169,6 +170,7 @@ func (b *Broker) pursue(r *run, v verdict) {
 			b.freeTurn(r, v)
 		case accept:
 			v = b.accept(r, v.reply)
+			b.freeTurn(r, v)
 		case finish:
 			v = b.finish(r, v)
 		case keep:

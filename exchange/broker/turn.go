@@ -55,13 +55,15 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 	return v, true
 }
 
-// freeTurn gives the user's turn to whoever is next.
+// freeTurn gives the user's turn to whoever is next, unless r still needs it: a
+// commit that is overtaken by the next exchange's would end as superseded.
 func (b *Broker) freeTurn(r *run, v verdict) {
-	if v.next == retry {
+	switch v.next {
+	case retry:
 		b.enter(r, pausing)
-		return
+	case finish, keep:
+		b.enter(r, holding)
 	}
-	b.enter(r, holding)
 }
 
 func (b *Broker) enter(r *run, p phase) {

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"cmp"
+	"errors"
 	"time"
 
 	"github.com/tokenvault/tokenvault/exchange"
@@ -59,6 +61,16 @@ func (v verdict) kept() (user.Outcome, user.Failure) {
 	}
 	return v.outcome, v.failure
 }
+
+// failing is the error that callers get; nil when they get a record.
+func (v verdict) failing(r *run) error {
+	if v.err != nil || v.outcome == user.Superseded {
+		return v.err
+	}
+	return user.Fail(v.failure, "request %s ended as %s: %w", r.intent.RequestID, v.outcome, cmp.Or(r.failure, errNoFit))
+}
+
+var errNoFit = errors.New("the answer does not fit")
 
 // pending leaves the intent to the next start.
 func pending(r *run) verdict {

@@ -1,0 +1,123 @@
+package broker_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenvault/tokenvault/exchange/user"
+)
+
+// A store that cannot take the intent refuses before the session token is spent.
+func TestStoreFailsAtIntent(t *testing.T) {
+	w := newWorld(t)
+	x := w.finish("marker-human", "marker-user")
+	w.faults.set(beginning, nil)
+	_, err := w.exchange(x)
+	wantKind(t, err, user.StoreUnavailable)
+	if w.asked() != 0 {
+		t.Error("an exchange without an intent was sent")
+	}
+	w.faults.set(nil, nil)
+	_, err = w.exchange(x)
+	wantKind(t, err, "")
+	w.wantCurrent(x.HumanID)
+}
+
+// The write of the intent failed and took effect all the same: the repeat goes
+// on with that intent.
+func TestStoreFailsAfterIntent(t *testing.T) {
+	w := newWorld(t)
+	x := w.finish("marker-human", "marker-user")
+	w.faults.set(nil, beginning)
+	_, err := w.exchange(x)
+	wantKind(t, err, user.StoreUnavailable)
+	w.faults.set(nil, nil)
+	if len(w.intents()) != 1 || w.asked() != 0 {
+		t.Fatal("that was not the case meant")
+	}
+	other := x
+	other.HumanID = "marker-other-human"
+	_, err = w.exchange(other)
+	wantKind(t, err, user.SessionConflict)
+	_, err = w.exchange(x)
+	wantKind(t, err, "")
+	w.wantCurrent(x.HumanID)
+	if len(w.intents()) != 0 || w.asked() != 1 {
+		t.Error("the orphaned intent was not ended")
+	}
+}
+
+// A token that was received is held until the store takes it.
+func TestStoreFailsAtCommit(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.config.Deadline = 100 * time.Millisecond })
+	x := w.finish("marker-human", "marker-user")
+	w.faults.set(ending, nil)
+	_, err := w.exchange(x)
+	wantKind(t, err, user.ExchangePending)
+	if len(w.intents()) != 1 {
+		t.Error("the intent is gone before the commit")
+	}
+	if n := w.events("note"); len(n) != 1 || n[0]["error"] != "store_unavailable" || !strings.Contains(w.logs.String(), "held in memory") {
+		t.Error("nobody is told that a token is held in memory")
+	}
+	w.faults.set(nil, nil)
+	w.awaitOutcome(user.Stored, 1)
+	w.wantCurrent(x.HumanID)
+	w.wantRecorded(user.Stored, "")
+	_, err = w.exchange(x)
+	wantKind(t, err, "")
+	if w.asked() != 1 {
+		t.Errorf("Human API was asked %d times", w.asked())
+	}
+}
+
+// The commit failed and took effect all the same.
+func TestStoreFailsAfterCommit(t *testing.T) {
+	w := newWorld(t)
+	w.faults.set(nil, ending)
+	out := w.begin(w.finish("marker-human", "marker-user"))
+	w.until("the commit", func() bool { return len(w.events("note")) == 1 })
+	w.faults.set(nil, nil)
+	r := <-out
+	wantKind(t, r.err, "")
+	if r.Outcome != user.Stored {
+		t.Errorf("outcome %s", r.Outcome)
+	}
+	w.wantCurrent("marker-human")
+}
+
+// The store is still broken when the daemon stops: the exchange is not lost
+// silently, and goes on at the next start.
+func TestStoreFailsUntilShutdown(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.config.Deadline = 100 * time.Millisecond })
+	w.sim.SetMode("repeatable")
+	w.faults.set(ending, nil)
+	_, err := w.exchange(w.finish("marker-human", "marker-user"))
+	wantKind(t, err, user.ExchangePending)
+	w.crash()
+	if !strings.Contains(w.logs.String(), "never stored") || len(w.events("note")) != 2 {
+		t.Error("nobody is told that a token is lost")
+	}
+	w.start()
+	w.awaitOutcome(user.Stored, 1)
+	w.wantCurrent("marker-human")
+}
+
+// An end without tokens is made durable too, before anybody is told.
+func TestStoreFailsAtFinish(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.config.Deadline = 100 * time.Millisecond })
+	x := w.event("marker-human", "marker-garbage-session")
+	w.faults.set(ending, nil)
+	_, err := w.exchange(x)
+	wantKind(t, err, user.ExchangePending)
+	w.faults.set(nil, ending)
+	w.until("the end", func() bool { return len(w.intents()) == 0 })
+	w.faults.set(nil, nil)
+	w.awaitOutcome(user.Refused, 1)
+	_, err = w.exchange(x)
+	wantKind(t, err, user.SessionRefused)
+	if w.asked() != 1 {
+		t.Errorf("Human API was asked %d times", w.asked())
+	}
+}
