@@ -195,3 +195,21 @@ func names(apps []App) []string {
 	}
 	return out
 }
+
+// Only returns the app for which the caller holds the grant when n is 1; n is
+// how many there are, counted to 2.
+func (v *View) Only(g api.Grant) (only App, n int) {
+	if !v.ceiling.has(g) {
+		return App{}, 0
+	}
+	for _, a := range v.policy.apps {
+		if !v.root && !slices.ContainsFunc(v.rules, func(r *rule) bool { return r.grants.has(g) && r.hasApp(a.ClientID, g) }) {
+			continue
+		}
+		if n++; n == 2 {
+			return App{}, n
+		}
+		only = a
+	}
+	return only, n
+}

@@ -1,0 +1,203 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"strings"
+
+	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/unix/api"
+)
+
+// call is one request on its way through handle.
+type call struct {
+	server   *Server
+	w        http.ResponseWriter
+	r        *http.Request
+	conn     *conn
+	services *Services // nil while starting
+	id       [1]string // ours; an array, so that it can stand in a header as it is
+	route    *route    // nil until found
+	in       input
+	event    audit.Event
+	acted    bool // from here on the outcome says what was done
+	recorded bool
+	close    bool // the answer closes the connection
+}
+
+// ServeHTTP is called by net/http, for one request of a connection at a time.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok { // not one of our listeners
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	q := &call{server: s, w: w, r: r, conn: c, services: s.services.Load()}
+	q.id[0] = newID()
+	q.event = audit.Event{
+		RequestID: q.id[0], Listener: c.listener, UID: &c.caller.UID, GID: &c.caller.GID,
+		PID: c.caller.PID, Unit: c.caller.Unit, Contained: c.caller.Contained,
+	}
+	q.limitBody()
+	q.write(s.guarded(q))
+}
+
+// newID makes 128 random bits: unique, not secret.
+func newID() string {
+	var raw [16]byte
+	for i, x := range [2]uint64{rand.Uint64(), rand.Uint64()} {
+		for j := range 8 {
+			raw[8*i+j] = byte(x >> (8 * j))
+		}
+	}
+	var text [32]byte
+	hex.Encode(text[:], raw[:])
+	return string(text[:])
+}
+
+// guarded answers "internal" where handle panics. The panic's value may hold
+// anything, so only its type is logged; a stack shows addresses and no values.
+func (s *Server) guarded(q *call) (rep reply) {
+	defer s.gate.end(q.conn.slot)
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("handler panicked", "request_id", q.id[0], "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			rep = refuse(api.Internal)
+			if !q.recorded {
+				rep = s.outcome(q, rep)
+			}
+		}
+	}()
+	if !s.gate.begin(q.conn.slot) || q.conn.over {
+		q.close = q.conn.over
+		return s.outcome(q, refuse(api.RateLimited).because("you have too many connections or requests open; close some, or wait"))
+	}
+	return s.handle(q)
+}
+
+// handle is the whole of a request: identify, authorize, record, act, record;
+// whoever is refused on the way is recorded as well.
+func (s *Server) handle(q *call) reply {
+	ok, refused := s.identify(q) // who: the kernel's word, and a rule that matches
+	if ok {
+		ok, refused = s.find(q) // what: path, method, is it open
+	}
+	if ok {
+		ok, refused = q.understand() // with what: query, header, body
+	}
+	if ok {
+		ok, refused = s.authorize(q) // may they: one rule, alone, and the ceiling
+	}
+	if ok {
+		ok, refused = s.attempt(q) // on record before anything is done
+	}
+	if !ok {
+		return s.outcome(q, refused)
+	}
+	q.acted = true
+	return s.outcome(q, q.route.act(q)) // on record before it is answered
+}
+
+// identify was the kernel's work, when the caller connected. What the policy
+// makes of it is kept with the connection until the policy changes.
+func (s *Server) identify(q *call) (bool, reply) {
+	p := s.policy.Load()
+	if q.conn.view == nil || q.conn.view.Policy() != p {
+		q.conn.view = p.View(q.conn.caller, q.conn.listener)
+	}
+	if path := q.path(); q.conn.view.Known() || path == pathWhoAmI || path == pathHealth {
+		return true, reply{}
+	}
+	return false, refuse(api.UnknownCaller)
+}
+
+// authorize settles which app is meant, and asks the policy.
+func (s *Server) authorize(q *call) (bool, reply) {
+	g := q.route.grant
+	if g == "" {
+		return true, reply{}
+	}
+	if q.in.app == "" && q.route.needsApp(q) {
+		only, n := q.conn.view.Only(g)
+		switch {
+		case n == 0:
+			return false, refuse(api.NotGranted)
+		case n > 1:
+			return false, refuse(api.ClientIDRequired)
+		}
+		q.in.app = only.ClientID
+	}
+	d := q.conn.view.Decide(q.in.app, g, "")
+	q.event.Rule, q.event.App = d.Rule, d.App
+	if q.in.human != "" && d.Allowed && q.services != nil {
+		q.event.Subject = q.services.Audit.Subject(q.in.app, q.in.human)
+	}
+	switch {
+	case d.RetryAfter > 0:
+		return false, refuse(api.RateLimited).after(d.RetryAfter)
+	case !d.Allowed:
+		return false, refuse(api.NotGranted)
+	case g == api.GrantExchange && s.required[q.in.app] && !q.in.expectedSet:
+		return false, refuse(api.BadRequest).because("this app's exchanges must say whose they are: set the header " + api.HeaderClientUserID + " from your own login, percent-encoded")
+	}
+	return true, reply{}
+}
+
+// attempt goes on record where something is done upstream, or a token read.
+func (s *Server) attempt(q *call) (bool, reply) {
+	if !q.route.attempt {
+		return true, reply{}
+	}
+	e := q.event
+	e.Kind = audit.Attempt
+	if err := q.services.Audit.Write(e); err != nil {
+		s.log.Error("audit log does not take an attempt", "request_id", q.id[0], "error", err)
+		return false, refuse(api.AuditUnavailable)
+	}
+	return true, reply{}
+}
+
+// outcome puts on record how the request ends, before it is answered, and
+// replaces an answer that the log cannot take.
+func (s *Server) outcome(q *call, rep reply) reply {
+	q.recorded = true
+	if q.route != nil && q.route.unrecorded {
+		return rep
+	}
+	if q.services == nil {
+		s.refusals.count(q, api.Starting)
+		return rep
+	}
+	if cheap(rep.code) && !q.acted && !s.refusals.lined(q.conn.caller.UID, s.now()) {
+		s.refusals.count(q, rep.code)
+		return rep
+	}
+	e := q.event
+	e.Kind, e.Status, e.Error = audit.Outcome, rep.status, string(rep.code)
+	var err error
+	if q.acted && s.durable[string(q.route.grant)] {
+		err = q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)
+	} else {
+		err = q.services.Audit.Write(e)
+	}
+	if err != nil {
+		s.log.Error("audit log does not take an outcome", "request_id", q.id[0], "error", err)
+		rep.drop()
+		return refuse(api.AuditUnavailable)
+	}
+	return rep
+}
+
+// requestID is the id in the broker's type.
+func (q *call) requestID() user.RequestID { return user.RequestID(q.id[0]) }
+
+// path is the path as it was sent.
+func (q *call) path() string {
+	path, _, _ := strings.Cut(q.r.RequestURI, "?")
+	return path
+}

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/tokenvault/tokenvault/unix/peer"
+	"github.com/tokenvault/tokenvault/unix/policy"
+)
+
+// writeTimeout bounds one write to a caller that does not read.
+const writeTimeout = 30 * time.Second
+
+// headSlack is what net/http reads beyond MaxHeaderBytes before it answers 431.
+const headSlack = 4096
+
+// conn is a connection whose caller is known. Requests on it come one after the
+// other, so what a request keeps here needs no lock.
+type conn struct {
+	*net.UnixConn
+	server   *Server
+	listener string
+	caller   peer.Caller
+	view     *policy.View
+	slot     *slot
+	over     bool // beyond a limit: answered with 429 and closed
+	once     sync.Once
+
+	state http.ConnState // owned by the ConnState hook
+
+	// The first head, read here to look at its Host; nil once handed on.
+	headDone bool
+	pathHost bool // Host was a path: the answer closes the connection
+	ahead    []byte
+	aheadErr error
+}
+
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	return c.UnixConn.Write(b)
+}
+
+// Close gives the slot back.
+func (c *conn) Close() error {
+	c.once.Do(func() { c.server.gate.leave(c) })
+	return c.UnixConn.Close()
+}
+
+// Read hands on what the caller sent. In the first head of a connection a Host
+// that is a path is replaced: net/http refuses it before any handler, and
+// clients of some age send it over Unix sockets. Later heads are left alone,
+// because finding them would take a second HTTP parser, which invites
+// smuggling; the answer therefore closes the connection.
+func (c *conn) Read(b []byte) (int, error) {
+	if !c.headDone {
+		c.readHead()
+	}
+	if len(c.ahead) > 0 {
+		n := copy(b, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
+	}
+	if c.aheadErr != nil {
+		return 0, c.aheadErr
+	}
+	return c.UnixConn.Read(b)
+}
+
+// readHead reads until the first Host line, or the head's end, is there. The
+// deadline is net/http's, which has set it before it reads.
+func (c *conn) readHead() {
+	c.headDone = true
+	limit := c.server.limits.Header + headSlack
+	buf := make([]byte, 0, 1024)
+	for line := 0; len(buf) < limit && c.aheadErr == nil; {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		var n int
+		n, c.aheadErr = c.UnixConn.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		from, to, next := findHost(buf, line)
+		if to > from && buf[from] == '/' {
+			c.pathHost = true
+			buf = append(append(append([]byte(nil), buf[:from]...), "localhost"...), buf[to:]...)
+		}
+		if line = next; line < 0 {
+			break
+		}
+	}
+	c.ahead = buf
+}
+
+// findHost looks for the value of the first Host line of a head, from the line
+// that begins at line. next is where to go on with more bytes; -1: it was found
+// (then to is not 0) or cannot come any more.
+func findHost(head []byte, line int) (from, to, next int) {
+	for {
+		n := bytes.IndexByte(head[line:], '\n')
+		if n < 0 {
+			return 0, 0, line
+		}
+		text := bytes.TrimSuffix(head[line:line+n], []byte("\r"))
+		if len(text) == 0 {
+			return 0, 0, -1
+		}
+		name, value, ok := bytes.Cut(text, []byte(":"))
+		if ok && line > 0 && bytes.EqualFold(name, []byte("Host")) {
+			to = line + len(text)
+			return to - len(bytes.TrimLeft(value, " \t")), to, -1
+		}
+		line += n + 1
+	}
+}
+
+// acceptor turns accepted connections into conns.
+type acceptor struct {
+	net.Listener
+	server *Server
+	name   string
+}
+
+// Accept asks the kernel who connected, at once, and applies the limits.
+func (a *acceptor) Accept() (net.Conn, error) {
+	for {
+		raw, err := a.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		u, ok := raw.(*net.UnixConn)
+		if !ok {
+			_ = raw.Close()
+			a.server.log.Error("connection is not a unix socket", "listener", a.name)
+			continue
+		}
+		caller, err := peer.FromConn(u)
+		if err != nil {
+			_ = raw.Close()
+			a.server.log.Warn("caller cannot be identified", "listener", a.name, "error", err)
+			continue
+		}
+		c := &conn{UnixConn: u, server: a.server, listener: a.name, caller: caller}
+		if a.server.gate.enter(c) {
+			return c, nil
+		}
+		_ = u.Close()
+	}
+}

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ListenConfig says where a socket is and whose.
+type ListenConfig struct {
+	Path string // required, absolute; the directory is made (0755) when it is not there
+	UID  int    // owner; -1: as it is
+	GID  int    // group; -1: as it is
+	Mode os.FileMode
+}
+
+// Listen makes a socket that is never there with other rights than its own: it
+// is bound in a private directory beside Path, gets owner and mode there, and
+// listens, before it is renamed to Path. A socket file that nobody answers is
+// replaced; one that somebody answers, and anything that is no socket, is an
+// error. Close removes the file, unless it is another one by then.
+func Listen(c ListenConfig) (net.Listener, error) {
+	l, err := listen(c)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", c.Path, err)
+	}
+	return l, nil
+}
+
+func listen(c ListenConfig) (net.Listener, error) {
+	if !filepath.IsAbs(c.Path) || c.Mode&^os.ModePerm != 0 || c.Mode == 0 {
+		return nil, errors.New("it needs an absolute path and a mode of permission bits")
+	}
+	dir := filepath.Dir(c.Path)
+	if err := makeDir(dir); err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := checkPlace(c.Path); err != nil {
+		return nil, err
+	}
+	return bind(c, dir)
+}
+
+// makeDir makes what is missing, whatever the umask is.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
+}
+
+// lockDir keeps two daemons from replacing each other's socket.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&os.ModeSticky == 0 {
+		err = fmt.Errorf("everybody may write in %s, so anybody could put a socket there", dir)
+	}
+	if err == nil {
+		err = os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// checkPlace refuses everything but nothing and a socket that nobody answers.
+func checkPlace(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return errors.New("there is something that is no socket: remove it, or choose another path")
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return errors.New("somebody answers there already: is another daemon running?")
+	}
+	return nil
+}
+
+func bind(c ListenConfig, dir string) (_ net.Listener, err error) {
+	private, err := os.MkdirTemp(dir, ".tv") // 0700
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(private) }()
+	tmp := filepath.Join(private, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	defer func() {
+		if err != nil {
+			_ = l.Close()
+		}
+	}()
+	if err := os.Chown(tmp, c.UID, c.GID); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(tmp, c.Mode); err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(tmp)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Rename(tmp, c.Path); err != nil {
+		return nil, err
+	}
+	return &boundListener{UnixListener: l, path: c.Path, file: info}, nil
+}
+
+// boundListener knows the name that its socket was given.
+type boundListener struct {
+	*net.UnixListener
+	path string
+	file os.FileInfo
+}
+
+func (l *boundListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
+func (l *boundListener) Close() error {
+	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.file) {
+		_ = os.Remove(l.path)
+	}
+	return l.UnixListener.Close()
+}

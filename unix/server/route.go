@@ -1,0 +1,151 @@
+package server
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/tokenvault/tokenvault/unix/api"
+)
+
+const (
+	pathWhoAmI = "/v1/whoami"
+	pathHealth = "/v1/health"
+)
+
+// route is one endpoint.
+type route struct {
+	method     string // GET stands for HEAD too
+	path       string // the pattern; {humanId} is one segment
+	grant      api.Grant
+	fields     fieldSet // of the body; 0: it takes none
+	human      bool     // the path names a user
+	clientUser bool     // X-Client-User-Id is read
+	attempt    bool     // goes on record before it is done
+	early      bool     // served before the services are open
+	unrecorded bool
+	act        func(*call) reply
+	name       string // method and path, for the audit log
+}
+
+// routes lists what is served; openapi.yaml describes exactly these.
+var routes = func() []*route {
+	all := []*route{
+		{method: http.MethodPost, path: "/v1/connect/tokens", grant: api.GrantExchange, fields: fieldHuman | fieldToken, clientUser: true, attempt: true, act: (*call).exchange},
+		{method: http.MethodPost, path: "/v1/connect/publictokens", grant: api.GrantPublicToken, fields: fieldHuman, attempt: true, act: (*call).publicToken},
+		{method: http.MethodGet, path: "/v1/users/{humanId}", grant: api.GrantLookup, human: true, clientUser: true, act: (*call).user},
+		{method: http.MethodGet, path: "/v1/users/{humanId}/access-token", grant: api.GrantAccessToken, human: true, clientUser: true, attempt: true, act: (*call).accessToken},
+		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, act: (*call).users},
+		{method: http.MethodGet, path: "/v1/admin/status", grant: api.GrantAdminRead, early: true, act: (*call).adminStatus},
+		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, act: (*call).users},
+		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, early: true, act: (*call).checkSecrets},
+		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, early: true, act: (*call).checkStore},
+		{method: http.MethodGet, path: pathWhoAmI, early: true, act: (*call).whoAmI},
+		{method: http.MethodGet, path: pathHealth, early: true, unrecorded: true, act: (*call).health},
+	}
+	for _, r := range all {
+		r.name = r.method + " " + r.path
+	}
+	return all
+}()
+
+// needsApp: the status of the daemon and a list over all apps belong to none.
+func (r *route) needsApp(q *call) bool {
+	if r.grant.IsAdmin() {
+		return r.path == "/v1/admin/users" && !q.in.state.set
+	}
+	return true
+}
+
+// find looks for the endpoint. Paths are compared as they were sent: what is
+// not canonical is not found, never cleaned or redirected.
+func (s *Server) find(q *call) (bool, reply) {
+	r, human, other := match(q.path(), q.r.Method)
+	if r == nil && other != nil {
+		rep := refuse(api.MethodNotAllowed)
+		rep.allow = other.method
+		if other.method == http.MethodGet {
+			rep.allow = "GET, HEAD"
+		}
+		return false, rep
+	}
+	if r == nil {
+		return false, refuse(api.NotFound)
+	}
+	q.route, q.event.Route, q.event.Grant = r, r.name, string(r.grant)
+	switch {
+	case s.refusing.Load() && !r.early:
+		q.close = true
+		return false, refuse(api.Draining)
+	case q.services == nil && !r.early:
+		return false, refuse(api.Starting)
+	}
+	if r.fields != 0 { // the app stands in the body: spare the reading where no app would do
+		if _, n := q.conn.view.Only(r.grant); n == 0 {
+			return false, refuse(api.NotGranted)
+		}
+	}
+	return q.setHuman(human)
+}
+
+// match returns the route, or one with the same path for another method. human
+// is the escaped {humanId}.
+func match(path, method string) (found *route, human string, other *route) {
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	pattern := path
+	if rest, ok := strings.CutPrefix(path, "/v1/users/"); ok {
+		var tail string
+		human, tail = rest, ""
+		if i := strings.IndexByte(rest, '/'); i >= 0 {
+			human, tail = rest[:i], rest[i:]
+		}
+		switch {
+		case !canonicalSegment(human):
+			return nil, "", nil
+		case tail == "":
+			pattern = "/v1/users/{humanId}"
+		case tail == "/access-token":
+			pattern = "/v1/users/{humanId}/access-token"
+		default:
+			return nil, "", nil
+		}
+	}
+	for _, r := range routes {
+		if r.path != pattern || r.human != (human != "") {
+			continue
+		}
+		if r.method == method {
+			return r, human, nil
+		}
+		other = r
+	}
+	return nil, "", other
+}
+
+// canonicalSegment: not empty, no dots alone, whole escapes, and none of a
+// character that needs none (RFC 3986 section 6.2.2.2) or of a slash.
+func canonicalSegment(s string) bool {
+	if s == "" || s == "." || s == ".." {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			continue
+		}
+		if i+2 >= len(s) {
+			return false
+		}
+		text, err := url.PathUnescape(s[i : i+3])
+		if err != nil || text == "/" || unreserved(text[0]) {
+			return false
+		}
+		i += 2
+	}
+	return true
+}
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
+}

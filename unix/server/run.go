@@ -1,0 +1,133 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// idleTimeout is how long a connection may be kept without a request.
+	idleTimeout = 5 * time.Minute
+	// grace is how long connections without a request are kept open once the
+	// server stops: a request may be on its way. 50 to 200 ms lost none in 20
+	// restarts under load.
+	grace = 200 * time.Millisecond
+)
+
+func (s *Server) httpServer() *http.Server {
+	return &http.Server{
+		Handler: s, ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: s.limits.Header, DisableGeneralOptionsHandler: true,
+		ConnContext: withConn, ConnState: s.states.hook,
+		// What net/http has to say quotes what callers sent.
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+}
+
+// Run serves until ctx ends, then drains, and returns nil. It returns an error
+// when a listener fails. It closes the listeners.
+func (s *Server) Run(ctx context.Context) error {
+	group, failed := errgroup.WithContext(ctx)
+	for _, l := range s.listeners {
+		group.Go(func() error {
+			err := s.http.Serve(&acceptor{Listener: l.L, server: s, name: l.Name})
+			if s.draining.Load() && (errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed)) {
+				return nil
+			}
+			return fmt.Errorf("serve listener %q: %w", l.Name, err)
+		})
+	}
+	stop := make(chan struct{})
+	notes := make(chan struct{})
+	go func() { defer close(notes); s.refusals.run(s, stop) }()
+	<-failed.Done()
+	s.drain()
+	err := group.Wait()
+	close(stop)
+	<-notes
+	return err
+}
+
+// drain ends the service without losing a request. http.Server.Shutdown alone
+// drops those that it reads after it began (net/http server.go, conn.serve), so
+// only the listeners are closed at first, and every answer closes its
+// connection; Shutdown comes when nothing is new or active.
+func (s *Server) drain() {
+	s.draining.Store(true)
+	for _, l := range s.listeners {
+		_ = l.L.Close()
+	}
+	deadline := time.NewTimer(s.drainFor)
+	defer deadline.Stop()
+	idle := time.NewTimer(min(grace, s.drainFor))
+	defer idle.Stop()
+	for waited := false; ; {
+		if busy, all := s.states.count(); all == 0 || busy == 0 && waited {
+			break
+		}
+		select {
+		case <-s.states.changed:
+		case <-idle.C:
+			waited = true
+			s.refusing.Store(true)
+		case <-deadline.C:
+			s.log.Warn("requests cut off, draining took too long", "connections", s.states.busy.Load())
+			_ = s.http.Close()
+			return
+		}
+	}
+	s.refusing.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		_ = s.http.Close()
+	}
+}
+
+// states counts connections by what net/http says of them.
+type states struct {
+	busy, open atomic.Int64  // busy: new or active
+	changed    chan struct{} // holds one when a count went down
+}
+
+func (s *states) count() (busy, open int64) { return s.busy.Load(), s.open.Load() }
+
+func busy(state http.ConnState) bool { return state == http.StateNew || state == http.StateActive }
+
+// hook is called by net/http for one connection at a time.
+func (s *states) hook(nc net.Conn, to http.ConnState) {
+	c, ok := nc.(*conn)
+	if !ok {
+		return
+	}
+	was := c.state
+	c.state = to
+	switch to {
+	case http.StateNew:
+		s.open.Add(1)
+		s.busy.Add(1)
+		return
+	case http.StateActive:
+		if !busy(was) {
+			s.busy.Add(1)
+		}
+		return
+	case http.StateClosed, http.StateHijacked:
+		s.open.Add(-1)
+	}
+	if busy(was) {
+		s.busy.Add(-1)
+	}
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
