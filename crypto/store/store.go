@@ -49,8 +49,8 @@ type Config struct {
 
 // Store is the sealed store. All methods may be called concurrently. Its errors
 // are *user.Error where a caller can act on them; their kinds are named at each
-// method, and StoreUnavailable is possible everywhere: the driver failed, a
-// row is not what it must be, or the Store is closed.
+// method. Possible everywhere are StoreUnavailable (the driver failed, a row is
+// not what it must be, the Store is closed) and VaultStale (keys were wiped).
 type Store struct {
 	driver Driver
 	keys   *keyring.Keyring
@@ -124,10 +124,14 @@ func (s *Store) enter() error {
 // seconds is the time of a write: UTC, whole seconds.
 func (s *Store) seconds() time.Time { return s.now().UTC().Truncate(time.Second) }
 
-// unavailable gives err the kind StoreUnavailable, unless it has one.
+// unavailable gives err a kind, unless it has one: VaultStale when keys were
+// wiped because Vault was not heard for too long, else StoreUnavailable.
 func unavailable(what string, err error) error {
 	if user.KindOf(err) != "" {
 		return err
+	}
+	if errors.Is(err, keyring.ErrWiped) {
+		return user.Fail(user.VaultStale, "%s: %w", what, err)
 	}
 	return user.Fail(user.StoreUnavailable, "%s: %w", what, err)
 }
@@ -145,6 +149,7 @@ func (s *Store) sealBox(class keyring.Class, p seal.Purpose, id [32]byte, revisi
 	if err != nil {
 		return nil, fmt.Errorf("take the active key of class %s: %w", class, err)
 	}
+	defer key.Wipe()
 	return seal.Seal(key, keyID, s.binding(p, id, revision), plaintext)
 }
 
@@ -166,6 +171,7 @@ func (s *Store) openBox(ctx context.Context, class keyring.Class, p seal.Purpose
 	if err != nil {
 		return nil, fmt.Errorf("%s box: key %s: %w", p, h.Key, err)
 	}
+	defer key.Wipe()
 	plaintext, err := seal.Open(key, s.binding(p, id, revision), envelope)
 	if err != nil {
 		return nil, fmt.Errorf("%s box: %w", p, err)

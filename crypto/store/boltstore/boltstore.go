@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -57,6 +58,8 @@ type DB struct {
 	path   string
 	now    func() time.Time
 	logger *slog.Logger
+
+	commits atomic.Uint64
 
 	mu     sync.Mutex
 	queue  []*request    // under mu

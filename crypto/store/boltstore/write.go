@@ -250,7 +250,11 @@ func (db *DB) transact(batch []*request) error {
 	if took := db.now().Sub(start); took > slowCommit {
 		db.logger.Warn("slow store commit", "seconds", took.Seconds(), "batches", len(batch))
 	}
-	if err == nil || errors.Is(err, errNothing) {
+	if errors.Is(err, errNothing) {
+		return nil
+	}
+	db.commits.Add(1)
+	if err == nil {
 		return nil
 	}
 	if !harmless(err) {
@@ -289,6 +293,10 @@ func (db *DB) breakWith(err error) error {
 	close(db.failed)
 	return fmt.Errorf("commit to the store's file: %w: %w", store.ErrBroken, err)
 }
+
+// Commits is how many transactions were committed, or failed to be, since Open;
+// each costs two syncs.
+func (db *DB) Commits() uint64 { return db.commits.Load() }
 
 // Failed is closed when a write has failed in such a way that no more are taken
 // (store.ErrBroken). The process should end, and open the store anew.
