@@ -3,7 +3,7 @@
 //
 // It trusts the file to be the operator's (and refuses one that everybody may
 // write), /etc/passwd and /etc/group. It never holds a secret: keys name files,
-// and only [ReadSecretFile] opens one. It never dials, creates or changes
+// and only [Config.CheckSecretFiles] opens one. It never dials, creates or changes
 // anything.
 //
 // What is wrong is an [*Error] that lists every problem with file, line and key.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -70,4 +71,19 @@ func (k *checker) compiled() {
 	if _, err := k.Policy(nil); err != nil {
 		k.bad("rule", "%v", err)
 	}
+}
+
+// DiffersBesideRules lists the keys at the top of the file, rules apart, in which
+// next is another configuration.
+func (c *Config) DiffersBesideRules(next *Config) []string {
+	var out []string
+	t := reflect.TypeFor[Config]()
+	a, b := reflect.ValueOf(*c), reflect.ValueOf(*next)
+	for i := range t.NumField() {
+		name := t.Field(i).Tag.Get("toml")
+		if name != "" && name != "rule" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			out = append(out, name)
+		}
+	}
+	return out
 }

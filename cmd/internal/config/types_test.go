@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -43,58 +42,26 @@ func TestNotations(t *testing.T) {
 	}
 }
 
-func TestReadSecretFile(t *testing.T) {
+func TestCheckSecretFiles(t *testing.T) {
 	dir := t.TempDir()
-	write := func(name, text string, mode os.FileMode) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	path := filepath.Join(dir, "token")
+	cfg, err := loadOne(t, minimal+"[vault.auth]\nmethod = 'token'\ntoken_file = '"+path+"'\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.CheckSecretFiles(); err != nil {
+		t.Errorf("a file that is not there yet: %v", err)
+	}
+	for mode, want := range map[os.FileMode]string{0o600: "", 0o644: "vault.auth.token_file"} {
+		if err := os.WriteFile(path, []byte("marker-token\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		return path
-	}
-	text, err := ReadSecretFile(write("good", "marker-secret-id\n", 0o440))
-	if err != nil || text.Len() != len("marker-secret-id") {
-		t.Errorf("a good file: %v", err)
-	}
-	fifo := filepath.Join(dir, "fifo")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for path, want := range map[string]string{
-		write("world", "x", 0o604):                           "open to everybody",
-		write("writable", "x", 0o620):                        "writable by its group",
-		write("empty", "\n", 0o600):                          "is empty",
-		write("large", strings.Repeat("x", 64<<10+1), 0o600): "larger than 64KiB",
-		fifo:                          "not a regular file",
-		dir:                           "not a regular file",
-		filepath.Join(dir, "nothing"): "no such file",
-	} {
-		if _, err := ReadSecretFile(path); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", filepath.Base(path), err)
-		}
-	}
-}
-
-func TestForeignSecretFile(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Fatal("this test gives files to other users: run it as root")
-	}
-	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte("marker"), 0o640); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		uid, gid int
-		want     string
-	}{{1234, 0, "belongs to uid 1234"}, {0, 1234, "readable by group 1234"}} {
-		if err := os.Chown(path, c.uid, c.gid); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := ReadSecretFile(path); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%d:%d: %v", c.uid, c.gid, err)
+		err := cfg.CheckSecretFiles()
+		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
+			t.Errorf("%04o: %v", mode, err)
 		}
 	}
 }

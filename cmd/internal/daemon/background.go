@@ -1,0 +1,167 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/crypto/keyring"
+	"github.com/tokenvault/tokenvault/crypto/store"
+	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/unix/client"
+)
+
+const (
+	sweepEvery = time.Minute            // between two walks over finished sessions
+	sweepPause = 100 * time.Millisecond // between two steps of a walk
+	staleEvery = 10 * time.Second       // between two looks at Vault's last word
+)
+
+// sweep removes sessions that are past the replay window, in small steps.
+func (d *daemon) sweep(ctx context.Context, s *store.Store) error {
+	pause := sweepEvery
+	for wait(ctx, pause) {
+		_, more, err := s.Sweep(ctx, 0)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("finished sessions could not be removed", "error", err)
+		}
+		if pause = sweepEvery; more && err == nil {
+			pause = sweepPause
+		}
+	}
+	return nil
+}
+
+// failures ends the daemon when the disk no longer takes what must be kept. What
+// was acknowledged is safe; the next start finds out about the rest.
+func (d *daemon) failures(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.driver.Failed():
+		return fmt.Errorf("the store takes no more writes: %w", store.ErrBroken)
+	}
+}
+
+// auditFailures is the same for the audit log, once it is open.
+func auditFailures(ctx context.Context, log *audit.Log) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-log.Broken():
+		return audit.ErrBroken
+	}
+}
+
+// staleness wipes the private keys when Vault has refused the daemon or was not
+// heard for max_stale, and brings them back when it answers again. It also looks
+// again for rights that were missing.
+func (d *daemon) staleness(ctx context.Context, keys *keyring.Keyring) error {
+	if d.source.Session == nil {
+		return nil
+	}
+	for wait(ctx, staleEvery) {
+		if _, _, missing := d.state.read(); len(missing) > 0 {
+			d.rights(ctx)
+		}
+		was, is := d.state.staleness(), d.vaultSays()
+		switch {
+		case was == nil && is != nil:
+			keys.Wipe(keyring.Private)
+			d.state.setStale(is)
+			d.log.Error("private keys were wiped from memory", "reason", is)
+		case was != nil && is == nil:
+			if err := keys.Reload(ctx); err != nil {
+				continue // still not there
+			}
+			d.state.setStale(nil)
+			d.log.Info("private keys are back")
+		}
+	}
+	return nil
+}
+
+// vaultSays returns why private keys may not be held, nil when they may.
+func (d *daemon) vaultSays() error {
+	v := d.source.Session.Status()
+	switch {
+	case v.Denied:
+		return user.Fail(user.SecretUnavailable, "vault refuses the daemon")
+	case !v.Reachable && d.Now().Sub(v.LastWord) > d.cfg.Vault.MaxStale.Std():
+		return user.Fail(user.VaultStale, "vault was last heard longer than max_stale ago")
+	}
+	return nil
+}
+
+// users is the store as the server may see it: private parts only while their
+// keys may be used.
+type users struct {
+	*store.Store
+	d *daemon
+}
+
+func (u users) Private(ctx context.Context, app user.ClientID, human user.HumanID) (user.Record, error) {
+	if err := u.d.state.staleness(); err != nil {
+		return user.Record{}, err
+	}
+	return u.Store.Private(ctx, app, human)
+}
+
+// watch feeds the watchdog: only after a request through an own socket was
+// answered.
+func (d *daemon) watch(ctx context.Context) error {
+	if d.Watchdog <= 0 {
+		return nil
+	}
+	told := false
+	for wait(ctx, d.Watchdog/2) {
+		err := d.probe(ctx)
+		switch {
+		case err == nil:
+			d.Notify("WATCHDOG=1")
+		case errors.Is(err, fs.ErrPermission):
+			// Under socket activation the socket may not be ours to connect to.
+			if !told {
+				d.log.Warn("the watchdog's probe may not open the sockets: add the daemon's user to their groups")
+			}
+			told = true
+			d.Notify("WATCHDOG=1")
+		case ctx.Err() == nil:
+			d.log.Error("the watchdog's probe was not answered", "error", err)
+		}
+	}
+	return nil
+}
+
+// probe asks for the health over the first socket that we may open.
+func (d *daemon) probe(ctx context.Context) error {
+	var last error
+	for _, l := range d.cfg.Listeners {
+		c, err := client.New(client.Config{Socket: l.Path, Timeout: d.Watchdog / 2})
+		if err != nil {
+			return err
+		}
+		_, err = c.Health(ctx)
+		c.Close()
+		if err == nil || !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		last = err
+	}
+	return last
+}
+
+// wait waits; false when ctx has ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,183 @@
+// Package daemon constructs and wires everything: it holds the order of start
+// and stop, and tells systemd the truth about both.
+//
+// Order of start: the store's file is opened (two daemons never share one), the
+// sockets are there, the server answers "starting", Vault is asked until it
+// answers, then keyring, audit log, store and broker open, and requests are
+// served. Order of stop: no new connections, requests in flight drain, then the
+// broker, then audit log, store and keys are closed.
+//
+// It trusts its configuration, which was checked as a whole before, and the
+// sockets that systemd hands over. It never holds a secret itself and never
+// decides what a caller may do.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
+	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/crypto/keyring"
+	"github.com/tokenvault/tokenvault/crypto/store"
+	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
+	"github.com/tokenvault/tokenvault/exchange"
+	"github.com/tokenvault/tokenvault/exchange/broker"
+	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/unix/server"
+	"github.com/tokenvault/tokenvault/vault"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config of the daemon. Only Config is required.
+type Config struct {
+	Config  *config.Config
+	Version string
+	// Source is where keys are wrapped and secrets come from. Nil: HashiCorp
+	// Vault as configured.
+	Source *Source
+	// Listeners are inherited sockets by the name of their listener. Empty: the
+	// daemon makes its own. Some but not all of the configured ones is an error.
+	Listeners map[string]net.Listener
+	// Notify tells the service manager (sd_notify(3)). Nil: nobody listens.
+	Notify func(state string)
+	// Watchdog is the interval within which Notify must hear WATCHDOG=1. 0: none.
+	Watchdog time.Duration
+	// Reload gives an event when the rules are to be read again, by Load. Both or none.
+	Reload <-chan struct{}
+	Load   func() (*config.Config, error)
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Source is what stands in for Vault: insecuredev in a try-out.
+type Source struct {
+	Name string // shown where Vault's address is shown
+	Keys keyring.Wrapper
+	Apps vault.AppReader
+	// Session is how the source is logged in to; nil when it needs no login and is
+	// always there.
+	Session Session
+}
+
+// Session is a login that has to be kept alive. *vault.Client is one.
+type Session interface {
+	// Login logs in; an error that matches vault.ErrUnreachable or
+	// vault.ErrDenied is tried again.
+	Login(ctx context.Context) error
+	// Run keeps the login alive until ctx ends.
+	Run(ctx context.Context) error
+	// Missing says which rights the login lacks for these apps.
+	Missing(ctx context.Context, apps []user.ClientID) ([]vault.Capability, error)
+	// Status asks nobody.
+	Status() vault.Status
+}
+
+// daemon is one running daemon.
+type daemon struct {
+	Config
+	cfg      *config.Config
+	log      *slog.Logger
+	source   Source
+	secrets  *vault.Secrets
+	upstream *exchange.Client
+	driver   *boltstore.DB
+	server   *server.Server
+	started  time.Time
+	state    state
+
+	mu       sync.Mutex
+	services *services
+}
+
+// services are there once Vault has answered and everything is open.
+type services struct {
+	keys   *keyring.Keyring
+	audit  *audit.Log
+	store  *store.Store
+	broker *broker.Broker
+}
+
+// Run is the daemon: it returns when ctx has ended and everything is drained and
+// closed, or with an error when it cannot go on.
+func Run(ctx context.Context, c Config) error {
+	d, err := prepare(ctx, c)
+	if err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+func (d *daemon) run(ctx context.Context) error {
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	parent, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	work, background := errgroup.WithContext(parent)
+	context.AfterFunc(background, stopServing) // what fails in the background ends it all
+	stopped := make(chan struct{})
+	context.AfterFunc(serving, func() { d.stopping(); close(stopped) })
+
+	work.Go(func() error { return d.bringUp(background, work) })
+	work.Go(func() error { return d.failures(background) })
+	work.Go(func() error { return d.watch(background) })
+	work.Go(func() error { return d.reloads(background) })
+
+	err := d.server.Run(serving) // returns drained
+	stopServing()
+	<-stopped
+	drained := d.drain(ctx)
+	stopWork()
+	err = errors.Join(err, work.Wait(), drained, d.close())
+	d.log.Info("stopped")
+	return err
+}
+
+// drain waits for what the broker has on the wire.
+func (d *daemon) drain(ctx context.Context) error {
+	s := d.open()
+	if s == nil {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.cfg.DrainTimeout.Std())
+	defer cancel()
+	if err := s.broker.Drain(limited); err != nil {
+		// Not a failure: what is cut off keeps its intent, and the next start goes on.
+		d.log.Warn("exchanges were cut off", "error", err)
+	}
+	return nil
+}
+
+// close closes what is open, last opened first.
+func (d *daemon) close() error {
+	var errs []error
+	if s := d.open(); s != nil {
+		_ = s.audit.Write(audit.Event{Kind: audit.Note, Outcome: "stopped"}) // Close says what is wrong with it
+		errs = append(errs, s.audit.Close(), s.store.Close())
+		s.keys.Close()
+	}
+	errs = append(errs, d.driver.Close())
+	d.upstream.Close()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	return nil
+}
+
+// open returns the services, nil while they are not there.
+func (d *daemon) open() *services {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.services
+}
+
+func (d *daemon) opened(s *services) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.services = s
+}

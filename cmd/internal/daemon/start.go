@@ -1,0 +1,200 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/crypto/keyring"
+	"github.com/tokenvault/tokenvault/crypto/store"
+	"github.com/tokenvault/tokenvault/exchange/broker"
+	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/unix/server"
+	"github.com/tokenvault/tokenvault/vault"
+	"golang.org/x/sync/errgroup"
+)
+
+// Pauses between two attempts to reach Vault at start. The cap is how late the
+// daemon is at most after Vault came back.
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 5 * time.Second
+	// relogin is how many refusals pass before a new login: the rights of a token
+	// are fixed when the role's list of policies changes.
+	relogin = 6
+)
+
+// bringUp makes the daemon ready, however long Vault takes, and starts what
+// works in the background from then on.
+func (d *daemon) bringUp(ctx context.Context, work *errgroup.Group) error {
+	err := d.start(ctx, work)
+	if ctx.Err() != nil {
+		return nil // told to stop while starting
+	}
+	return err
+}
+
+func (d *daemon) start(ctx context.Context, work *errgroup.Group) error {
+	if err := d.login(ctx, work); err != nil {
+		return err
+	}
+	keys, err := d.unwrap(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := d.build(ctx, keys)
+	if err != nil {
+		keys.Close()
+		return err
+	}
+	d.opened(s)
+	work.Go(func() error { return s.broker.Run(ctx) })
+	work.Go(func() error { return auditFailures(ctx, s.audit) })
+	work.Go(func() error { return d.secrets.Run(ctx) })
+	work.Go(func() error { return d.sweep(ctx, s.store) })
+	work.Go(func() error { return d.staleness(ctx, s.keys) })
+	d.rights(ctx)
+	d.server.Open(server.Services{Broker: s.broker, Users: users{s.store, d}, Audit: s.audit})
+	d.ready()
+	return nil
+}
+
+// login gets the first token, and keeps it alive from then on.
+func (d *daemon) login(ctx context.Context, work *errgroup.Group) error {
+	session := d.source.Session
+	if session == nil {
+		return nil
+	}
+	if err := d.insist(ctx, "log in at Vault", session.Login); err != nil {
+		return err
+	}
+	work.Go(func() error { return session.Run(ctx) })
+	return nil
+}
+
+// unwrap opens the keyring. When Vault refuses, it finds out which right is
+// missing: Vault's own answer does not say.
+func (d *daemon) unwrap(ctx context.Context) (*keyring.Keyring, error) {
+	var keys *keyring.Keyring
+	refusals := 0
+	err := d.insist(ctx, "unwrap the keys", func(ctx context.Context) (err error) {
+		keys, err = keyring.Open(ctx, keyring.Config{Blob: d.driver, Wrapper: d.source.Keys, Now: d.Now})
+		if err == nil || !errors.Is(err, vault.ErrDenied) || d.source.Session == nil {
+			return err
+		}
+		if refusals++; refusals%relogin == 0 {
+			_ = d.source.Session.Login(ctx) // the next attempt says what is still wrong
+		}
+		if lacking := d.lacking(ctx); len(lacking) > 0 {
+			return fmt.Errorf("%w: the daemon's token lacks %s", vault.ErrDenied, strings.Join(lacking, ", "))
+		}
+		return err
+	})
+	return keys, err
+}
+
+// lacking asks Vault which rights are missing, in words.
+func (d *daemon) lacking(ctx context.Context) []string {
+	missing, err := d.source.Session.Missing(ctx, d.cfg.ClientIDs())
+	if err != nil {
+		return nil
+	}
+	out := make([]string, len(missing))
+	for i, m := range missing {
+		out[i] = strings.Join(m.Missing, "+") + " on " + m.Path
+	}
+	return out
+}
+
+// rights notes which rights are missing although the keys could be unwrapped.
+func (d *daemon) rights(ctx context.Context) {
+	if d.source.Session == nil {
+		return
+	}
+	lacking := d.lacking(ctx)
+	if d.state.setMissing(lacking) {
+		d.log.Warn("vault rights are missing", "missing", lacking)
+	}
+}
+
+// insist repeats a step while Vault is the reason that it fails.
+func (d *daemon) insist(ctx context.Context, what string, step func(context.Context) error) error {
+	pause := firstPause
+	for {
+		err := step(ctx)
+		if err == nil || !isVaults(err) {
+			return wrapIf(err, what)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.waiting(what, err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+func wrapIf(err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// isVaults reports whether waiting for Vault, or for its operator, can help.
+func isVaults(err error) bool {
+	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld} {
+		if errors.Is(err, v) {
+			return true
+		}
+	}
+	return false
+}
+
+// build opens audit log, store and broker over the keys.
+func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, error) {
+	s := &services{keys: keys}
+	var err error
+	if s.audit, err = d.openAudit(ctx, keys); err != nil {
+		return nil, err
+	}
+	s.store, err = store.Open(ctx, store.Config{Driver: d.driver, Keys: keys, Now: d.Now, ReplayWindow: d.cfg.Exchange.ReplayWindow.Std()})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the store: %w", err), s.audit.Close())
+	}
+	apps := map[user.ClientID]broker.App{}
+	for _, a := range d.cfg.Apps {
+		apps[user.ClientID(a.ClientID)] = broker.App{Name: a.Name, RequireClientUserID: a.RequireClientUserID}
+	}
+	s.broker, err = broker.New(broker.Config{
+		Store: s.store, Upstream: d.upstream, Secrets: d.secrets, Journal: s.audit, Apps: apps,
+		Incarnation: keys.Incarnation(), Deadline: d.cfg.Exchange.Deadline.Std(), GiveUp: d.cfg.Exchange.GiveUp.Std(),
+		Now: d.Now, Logger: d.log,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare the broker: %w", err), s.store.Close(), s.audit.Close())
+	}
+	return s, nil
+}
+
+func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring) (*audit.Log, error) {
+	log, err := audit.Open(ctx, audit.Config{
+		Path: d.cfg.Audit.Path, Instance: d.cfg.Instance, Incarnation: keys.Incarnation(),
+		Signer: keys.Signer(), SubjectKey: keys.Subject(), RotateSize: int64(d.cfg.Audit.RotateSize),
+		Now: d.Now, Logger: d.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the audit log: %w", err)
+	}
+	if err := log.Write(audit.Event{Kind: audit.Note, Outcome: "started"}); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the audit log: %w", err), log.Close())
+	}
+	return log, nil
+}
