@@ -10,7 +10,7 @@ import (
 )
 
 // wrappedForm is what Transit's ciphertexts look like; nothing else is sent.
-var wrappedForm = regexp.MustCompile(`^vault:v[0-9]{1,9}:[A-Za-z0-9+/=]{1,16384}$`)
+var wrappedForm = regexp.MustCompile(`^vault:v[0-9]{1,9}:[A-Za-z0-9+/=]+$`)
 
 // tooOld is what Transit says below min_decryption_version (builtin/logical/transit
 // and sdk/helper/keysutil, policy.go, of Vault 1.21).
