@@ -82,7 +82,7 @@ func (c *checker) settled(ctx context.Context, id seal.RowID, look func(userRow)
 		if err != nil {
 			return err
 		}
-		if ok == row.exists() && again.Revision == row.revision {
+		if ok == row.exists() && (!ok || again.Revision == row.revision) {
 			return found
 		}
 	}
