@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
+	"github.com/tokenvault/tokenvault/unix/api"
+	"github.com/tokenvault/tokenvault/unix/client"
+	"github.com/tokenvault/tokenvault/vault"
+)
+
+// report prints an error for a person: what failed, and what to do about it.
+func (p *program) report(err error) {
+	check, isCheck := errors.AsType[*found](err)
+	if !isCheck || !check.printed {
+		fmt.Fprintf(p.Stderr, "tokenvault: %v\n", err)
+	}
+	for _, h := range hints(err) {
+		fmt.Fprintf(p.Stderr, "hint: %s\n", h)
+	}
+}
+
+func hints(err error) []string {
+	if u, ok := errors.AsType[*usageError](err); ok {
+		if len(u.hints) > 0 {
+			return u.hints
+		}
+		return []string{"tokenvault help [COMMAND] shows the options"}
+	}
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		return codeHints[e.Code]
+	}
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		return []string{"tokenvault config describe prints every key with its default"}
+	}
+	switch {
+	case errors.Is(err, client.ErrUnavailable) && errors.Is(err, fs.ErrPermission):
+		return []string{"the socket's owner and group decide who may connect: ls -l shows them"}
+	case errors.Is(err, client.ErrUnavailable):
+		return []string{"systemctl status tokenvault says whether the daemon runs; --socket PATH asks another socket"}
+	case errors.Is(err, vault.ErrUnreachable):
+		return []string{"vault status, with the same address, says whether Vault answers and is unsealed"}
+	case errors.Is(err, vault.ErrDenied):
+		return []string{"tokenvault vault policy prints the rights that the daemon needs"}
+	case errors.Is(err, errNoToken):
+		return []string{"give --token-file FILE, set VAULT_TOKEN, or run vault login"}
+	}
+	return nil
+}
+
+var codeHints = map[api.Code][]string{
+	api.UnknownCaller:     {"no rule names this user: tokenvault whoami shows who the daemon sees"},
+	api.NotGranted:        {"tokenvault whoami lists the rights that you have on this socket"},
+	api.Starting:          {"tokenvault status says what the daemon waits for"},
+	api.ClientIDRequired:  {"name the app with --client-id"},
+	api.SecretUnavailable: {"tokenvault secret check says which app has no clientSecret in Vault"},
+	api.VaultUnavailable:  {"tokenvault status says since when Vault does not answer"},
+	api.VaultStale:        {"tokenvault status says since when Vault does not answer"},
+}

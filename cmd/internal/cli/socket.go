@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
+	"github.com/tokenvault/tokenvault/unix/client"
+	"github.com/urfave/cli/v2"
+)
+
+// load reads the configuration that the command line names.
+func (p *program) load(c *cli.Context) (*config.Config, error) {
+	return config.Load(config.LoadOptions{Path: flag(c, "config"), Env: p.Env})
+}
+
+// Where the daemon of the reference configuration listens; used by callers who
+// may not read the configuration.
+const (
+	defaultClientSocket = "/run/tokenvault/public/api.sock"
+	defaultAdminSocket  = "/run/tokenvault/admin/api.sock"
+)
+
+// clientSocket is the socket of an app: --socket, $TOKENVAULT_SOCKET, else the
+// first listener of the configuration.
+func (p *program) clientSocket(c *cli.Context) (string, error) {
+	if path := p.Env("TOKENVAULT_SOCKET"); path != "" && flag(c, "socket") == "" {
+		return path, nil
+	}
+	return p.socket(c, defaultClientSocket, func(l config.Listener, i int) bool { return i == 0 })
+}
+
+// adminSocket is --socket, else the listener named admin.
+func (p *program) adminSocket(c *cli.Context) (string, error) {
+	return p.socket(c, defaultAdminSocket, func(l config.Listener, _ int) bool { return l.Name == "admin" })
+}
+
+func (p *program) socket(c *cli.Context, fallback string, pick func(config.Listener, int) bool) (string, error) {
+	if path := flag(c, "socket"); path != "" {
+		return path, nil
+	}
+	cfg, err := p.load(c)
+	named := flag(c, "config") != "" || p.Env("TOKENVAULT_CONFIG") != ""
+	switch {
+	case err != nil && !named && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
+		return fallback, nil
+	case err != nil:
+		return "", err
+	}
+	for i, l := range cfg.Listeners {
+		if pick(l, i) {
+			return l.Path, nil
+		}
+	}
+	return "", errors.New("the configuration has no listener named admin: give --socket PATH")
+}
+
+// asClient calls f with a client for the app's socket.
+func (p *program) asClient(c *cli.Context, f func(*client.Client) error) error {
+	path, err := p.clientSocket(c)
+	if err != nil {
+		return err
+	}
+	return with(path, 0, f)
+}
+
+// asAdmin calls f with a client for the admin socket. A timeout of 0 is the
+// client's default.
+func (p *program) asAdmin(c *cli.Context, timeout time.Duration, f func(*client.Client) error) error {
+	path, err := p.adminSocket(c)
+	if err != nil {
+		return err
+	}
+	return with(path, timeout, f)
+}
+
+func with(path string, timeout time.Duration, f func(*client.Client) error) error {
+	cl, err := client.New(client.Config{Socket: path, Timeout: timeout})
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	return f(cl)
+}
