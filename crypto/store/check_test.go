@@ -355,6 +355,28 @@ func silent(t *testing.T, err error) {
 	}
 }
 
+// TestIndexIsNotBelieved: a row that the index names is only the user's when the
+// row says so too. Here it is put back to before it had a clientUserId.
+func TestIndexIsNotBelieved(t *testing.T) {
+	f, a := peopled(t)
+	f.commit(f.begin("h3", "6"), "")
+	h3 := f.keys.HumanRow(app, "h3")
+	old, _, err := f.bolt.Get(f.ctx(), store.Users, h3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.commit(f.begin("h3", "7"), "c3")
+	a.alter = func(at store.Table, r *store.Row) bool {
+		if at == store.Users && r.Key == h3 {
+			r.Value, r.Revision = bytes.Clone(old.Value), old.Revision
+		}
+		return true
+	}
+	_, err = f.ByClientUserID(f.ctx(), app, "c3")
+	wantKind(t, err, user.StoreUnavailable)
+	f.finds("an index entry for another clientUserId", store.Index, f.keys.IndexRow(app, "c3"), "another clientUserId")
+}
+
 func TestIntentsNamesWhatItCannotOpen(t *testing.T) {
 	f, a := peopled(t)
 	good := f.begin("h3", "6")

@@ -224,6 +224,15 @@ func TestDoubtOutlivesAnEarlierArrival(t *testing.T) {
 	f.holds("h1", latest.Arrival, user.Active)
 }
 
+func TestEarlierDoubtDoesNotHideALaterOne(t *testing.T) {
+	f := newFixture(t)
+	one, two, three := f.begin("h1", "1"), f.begin("h1", "2"), f.begin("h1", "3")
+	f.finish(three, user.IndeterminateOutcome, user.ExchangeUnknown)
+	f.finish(one, user.IndeterminateOutcome, user.ExchangeUnknown)
+	f.commit(two, "c1")
+	f.holds("h1", two.Arrival, user.Indeterminate)
+}
+
 func TestDoubtOfAnEarlierArrivalIsNone(t *testing.T) {
 	f := newFixture(t)
 	early, late := f.begin("h1", "1"), f.begin("h1", "2")

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/tokenvault/tokenvault/crypto/store"
 )
@@ -156,7 +157,7 @@ func openFile(c Config, tweak func(*bbolt.Options)) (b *bbolt.DB, err error) {
 		return err
 	})
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return nil, ErrHeld
 	case errors.Is(err, ErrDamaged) && file != nil:
 		return nil, errors.Join(err, file.Close())

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/crypto/store/storetest"
@@ -268,7 +269,7 @@ func TestHarmless(t *testing.T) {
 		{path("write", syscall.ENOSPC), true}, {path("write", syscall.EDQUOT), true}, {path("write", syscall.EIO), false},
 		{syscall.ENOSPC, false}, {syscall.EIO, false}, {path("sync", syscall.ENOSPC), false},
 		{fmt.Errorf("file sync error: %s", syscall.ENOSPC), false}, {fmt.Errorf("file resize error: %s", syscall.EFBIG), true},
-		{ErrDamaged, false}, {bbolt.ErrTxClosed, false},
+		{ErrDamaged, false}, {berrors.ErrTxClosed, false},
 	} {
 		if got := harmless(c.err); got != c.want {
 			t.Errorf("%v: harmless %v", c.err, got)
