@@ -3,8 +3,10 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -25,8 +27,8 @@ const (
 
 // checkClientID refuses what cannot be one segment of a path in Vault.
 func checkClientID(id user.ClientID) error {
-	if len(id) > 128 {
-		return fmt.Errorf("client id of %d characters: at most 128", len(id))
+	if len(id) > 128 || strings.Contains(string(id), "/") {
+		return errors.New("client id: at most 128 characters, and no '/'")
 	}
 	return checkPath("client id", string(id))
 }
@@ -102,6 +104,8 @@ func parseEntry(a answer) (entry, error) {
 		return entry{}, fmt.Errorf("%w: the entry has no version (kv_mount must be KV version 2)", ErrMalformed)
 	case e.Metadata.Version == 0:
 		return entry{}, ErrNotFound
+	case !a.ok():
+		e.Data = nil // whatever a 404 carries is not there
 	}
 	return e, nil
 }

@@ -22,6 +22,9 @@ const keyType = "aes256-gcm96"
 // Wrap encrypts key with the Transit key, bound to context: only Unwrap with the
 // same context opens it.
 func (c *Client) Wrap(ctx context.Context, key secret.Text, context []byte) (string, error) {
+	if len(context) == 0 {
+		return "", fmt.Errorf("wrap a key: %w: without a context it is bound to nothing", ErrMalformed)
+	}
 	var out struct {
 		Ciphertext string `json:"ciphertext"`
 	}

@@ -129,7 +129,7 @@ func httpClient(t testing.TB, certificate *TLS) *http.Client {
 	if certificate != nil {
 		pem, err := os.ReadFile(certificate.CAFile)
 		must(t, err)
-		config.RootCAs = x509.NewCertPool()
+		config.RootCAs, config.ServerName = x509.NewCertPool(), certificate.ServerName
 		config.RootCAs.AppendCertsFromPEM(pem)
 	}
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}

@@ -46,9 +46,9 @@ type Server struct {
 	process   *process // nil: stopped
 }
 
-// TLS is a certificate for a server, as PEM files, and the authority that
-// signed it, which the Server's own requests need.
-type TLS struct{ CertFile, KeyFile, CAFile string }
+// TLS is a certificate for a server, as PEM files, with the authority that
+// signed it and the name that it is for: the Server's own requests check both.
+type TLS struct{ CertFile, KeyFile, CAFile, ServerName string }
 
 // Start runs a dev server: in memory, unsealed, with KV version 2 at secret/.
 func Start(t testing.TB) *Server {
@@ -92,12 +92,28 @@ func newServer(t testing.TB, certificate *TLS) *Server {
 }
 
 func (s *Server) configuration(address string, certificate *TLS) string {
+	cluster := freeAddress(s.t)
 	listener := "tls_disable = true"
 	if certificate != nil {
 		listener = fmt.Sprintf("tls_cert_file = %q\n  tls_key_file = %q", certificate.CertFile, certificate.KeyFile)
 	}
-	return fmt.Sprintf("disable_mlock = true\napi_addr = %q\nstorage \"file\" {\n  path = %q\n}\nlistener \"tcp\" {\n  address = %q\n  %s\n}\n",
-		s.Addr, filepath.Join(s.dir, "storage"), address, listener)
+	storage := filepath.Join(s.dir, "storage")
+	must(s.t, os.MkdirAll(storage, 0o700))
+	// performance_multiplier 1: an election takes a second, not five.
+	return fmt.Sprintf(`disable_mlock = true
+api_addr = %q
+cluster_addr = %q
+storage "raft" {
+  path = %q
+  node_id = "test"
+  performance_multiplier = 1
+}
+listener "tcp" {
+  address = %q
+  cluster_address = %q
+  %s
+}
+`, s.Addr, "https://"+cluster, storage, address, cluster, listener)
 }
 
 // start picks a port and runs the server. Somebody else may take the port in
@@ -250,6 +266,14 @@ func (s *Server) Must(method, path string, body any) map[string]any {
 		return out.Auth
 	}
 	return out.Data
+}
+
+// For returns the same server for a subtest, whose failures Do and Must then
+// report. It must not be stopped through it.
+func (s *Server) For(t testing.TB) *Server {
+	c := *s
+	c.t = t
+	return &c
 }
 
 // freeAddress returns a loopback address whose port nobody had a moment ago.

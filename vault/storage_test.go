@@ -1,0 +1,192 @@
+package vault
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/tokenvault/tokenvault/vault/vaulttest"
+)
+
+// TestStorage runs what needs a server of its own: one that starts empty, and
+// is stopped and sealed.
+func TestStorage(t *testing.T) {
+	t.Parallel()
+	server := vaulttest.StartStorage(t)
+	t.Run("Setup", func(t *testing.T) { testSetup(t, server.For(t)) })
+	t.Run("SetupKinds", func(t *testing.T) { testSetupKinds(t, server.For(t)) })
+	p := newPlace(t, server)
+	p.config.Heartbeat, p.config.Timeout = 100*time.Millisecond, 2*time.Second
+	c := p.loggedIn(t)
+	c.pace.last = 200 * time.Millisecond
+	running(t, c.Run)
+	for what, away := range map[string]func() (back func()){
+		"stopped": func() func() { server.Stop(); return server.Restart },
+		"sealed":  func() func() { server.Seal(); return server.Unseal },
+	} {
+		t.Run(what, func(t *testing.T) {
+			back := away()
+			_, err := c.ReadApp(t.Context(), app)
+			want(t, err, ErrUnreachable)
+			_, err = c.Missing(t.Context(), nil)
+			want(t, err, ErrUnreachable)
+			want(t, p.client(t).Login(t.Context()), ErrUnreachable)
+			eventually(t, "the outage to be seen", func() bool { return !c.Status().Reachable && c.Status().Reason != "" })
+			back()
+			eventually(t, "the outage to be over", func() bool { return c.Status().Reachable })
+			if _, err := c.ReadApp(t.Context(), app); err != nil {
+				t.Fatal(err)
+			}
+			if g := c.current().generation; g != 1 {
+				t.Error("a good token was dropped because Vault was away")
+			}
+		})
+	}
+}
+
+// certificates makes an authority and a certificate by it for vault.test.
+func certificates(t *testing.T) vaulttest.TLS {
+	t.Helper()
+	dir := t.TempDir()
+	key := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		writeFile(t, path, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
+		return path
+	}
+	sign := func(template, parent *x509.Certificate, public *ecdsa.PrivateKey, by *ecdsa.PrivateKey) []byte {
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, public.Public(), by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	caKey, serverKey := key(), key()
+	from, until := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "marker-upstream-ca"}, NotBefore: from, NotAfter: until, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "marker-upstream"}, NotBefore: from, NotAfter: until, DNSNames: []string{"vault.test"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(serverKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vaulttest.TLS{
+		ServerName: "vault.test",
+		CAFile:     write("ca.pem", "CERTIFICATE", sign(ca, ca, caKey, caKey)),
+		CertFile:   write("cert.pem", "CERTIFICATE", sign(leaf, ca, serverKey, caKey)),
+		KeyFile:    write("key.pem", "PRIVATE KEY", keyDER),
+	}
+}
+
+// TestTLS must not run beside others: it sets the environment.
+func TestTLS(t *testing.T) {
+	files, others := certificates(t), certificates(t)
+	server := vaulttest.StartTLS(t, files)
+	hostile(t, files.CAFile)
+	dir := t.TempDir()
+	token := filepath.Join(dir, "token")
+	writeFile(t, token, server.RootToken)
+	good := Config{Address: server.Addr, CAFile: files.CAFile, TLSServerName: "vault.test", Auth: AuthConfig{Method: "token", TokenFile: token}}
+	login := func(change func(*Config)) error {
+		t.Helper()
+		c := good
+		change(&c)
+		client, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client.Login(t.Context())
+	}
+	if err := login(func(*Config) {}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, login(func(c *Config) { c.CAFile = others.CAFile }), ErrUnreachable, "no authority")
+	want(t, login(func(c *Config) { c.CAFile = "" }), ErrUnreachable, "no authority")
+	want(t, login(func(c *Config) { c.TLSServerName = "" }), ErrUnreachable, "another name")
+	want(t, login(func(c *Config) { c.TLSServerName = "other.test" }), ErrUnreachable, "another name")
+	plain := newLink(t, server)
+	want(t, login(func(c *Config) { c.Address = "https" + plain.URL[len("http"):] }), ErrUnreachable, "does not speak TLS")
+
+	empty := filepath.Join(dir, "empty.pem")
+	writeFile(t, empty, "no certificate")
+	for _, ca := range []string{empty, filepath.Join(dir, "missing.pem")} {
+		c := good
+		c.CAFile = ca
+		if _, err := New(c); err == nil {
+			t.Errorf("%s was taken", ca)
+		}
+	}
+}
+
+// hostile sets every variable that vault/api or net/http reads to something that
+// would be seen: an address that counts, a token and a namespace that do not
+// exist, files that do not parse.
+func hostile(t *testing.T, caFile string) (connections func() int) {
+	t.Helper()
+	trap, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := make(chan int, 1)
+	n <- 0
+	server := &http.Server{ReadHeaderTimeout: time.Second, ConnState: func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			n <- <-n + 1
+		}
+	}}
+	go func() { _ = server.Serve(trap) }()
+	t.Cleanup(func() { _ = server.Close() })
+	url := "http://" + trap.Addr().String()
+	for name, value := range map[string]string{
+		"VAULT_ADDR": url, "VAULT_AGENT_ADDR": url, "VAULT_PROXY_ADDR": url, "VAULT_HTTP_PROXY": url,
+		"HTTP_PROXY": url, "HTTPS_PROXY": url, "http_proxy": url, "https_proxy": url, "ALL_PROXY": url, "NO_PROXY": "",
+		"VAULT_TOKEN": "marker-hostile-token", "VAULT_NAMESPACE": "hostile", "VAULT_HEADERS": `{"X-Vault-Hostile":"1"}`,
+		"VAULT_SKIP_VERIFY": "true", "VAULT_TLS_SERVER_NAME": "hostile.test", "VAULT_SRV_LOOKUP": "true",
+		"VAULT_CACERT": "/nonexistent", "VAULT_CAPATH": "/nonexistent", "VAULT_CACERT_BYTES": "hostile",
+		"VAULT_CLIENT_CERT": "/nonexistent", "VAULT_CLIENT_KEY": "/nonexistent", "VAULT_WRAP_TTL": "60s",
+		"VAULT_MAX_RETRIES": "hostile", "VAULT_CLIENT_TIMEOUT": "hostile", "VAULT_RATE_LIMIT": "hostile", "VAULT_DISABLE_REDIRECTS": "hostile",
+		"SSL_CERT_FILE": caFile, "SSL_CERT_DIR": filepath.Dir(caFile), "VAULT_MFA": "hostile", "VAULT_FORMAT": "hostile",
+	} {
+		t.Setenv(name, value)
+	}
+	return func() int { c := <-n; n <- c; return c }
+}
+
+// TestEnvironment must not run beside others: it sets the environment.
+func TestEnvironment(t *testing.T) {
+	server := vaulttest.Start(t)
+	server.Must("POST", "sys/mounts/transit", map[string]any{"type": "transit"})
+	server.Must("POST", "sys/auth/approle", map[string]any{"type": "approle"})
+	p := newPlace(t, server)
+	connections := hostile(t, "/nonexistent")
+	p.everyday(t)
+	o := newOperator(t, p.config, server.RootToken)
+	if _, err := o.PutSecret(t.Context(), app, text(markerSecret)); err != nil {
+		t.Error(err)
+	}
+	if n := connections(); n != 0 {
+		t.Errorf("%d connections to where the environment points", n)
+	}
+	if os.Getenv("VAULT_TOKEN") != "marker-hostile-token" || os.Getenv("VAULT_ADDR") == "" {
+		t.Error("the environment is not what it was")
+	}
+	rt, err := newTransport(p.config.withDefaults())
+	if err != nil || rt.base.Proxy != nil {
+		t.Error("a proxy of the environment would be used") // never for loopback, so that no connection shows it
+	}
+}
