@@ -80,79 +80,131 @@ type verifier struct {
 	path   string
 	chain  chain
 	report Report
+	// What is active is settled at the start, so that a log may grow and rotate
+	// meanwhile: the file, its size, and its number (0 when it does not say).
+	active *os.File
+	size   int64
+	number uint64
 }
 
 // walk goes through the segments in order until the active one, or a problem.
 func (v *verifier) walk() error {
-	for {
-		want := v.chain.segment + 1
-		f, active, err := openSegment(v.path, want)
-		if errors.Is(err, fs.ErrNotExist) {
-			v.problem(segmentPath(v.path, want), 0, fmt.Sprintf("segment %d is missing", want))
-			return nil
-		}
+	closed, err := closedSegments(v.path) // before the active one is opened
+	if err != nil {
+		return err
+	}
+	if err := v.openActive(); err != nil {
+		return err
+	}
+	if v.active != nil {
+		defer v.active.Close()
+	}
+	for v.report.Problem == "" {
+		done, err := v.segment(v.chain.segment + 1)
 		if err != nil {
 			return err
 		}
-		err = v.segment(f, active)
-		_ = f.Close() // read only
-		if err != nil || v.report.Problem != "" {
-			return err
-		}
-		if active {
-			return v.strays()
+		if done {
+			break
 		}
 	}
+	v.strays(closed)
+	return nil
 }
 
-// segment reads one file.
-func (v *verifier) segment(f *os.File, active bool) error {
+// openActive leaves active nil when there is no such file.
+func (v *verifier) openActive() error {
+	f, err := openRegular(v.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	v.active = f
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	v.size = st.Size()
+	in := newLines(io.NewSectionReader(f, 0, v.size))
+	if in.next() == nil {
+		if r, err := parseLine(in.line); err == nil {
+			v.number = r.header.segment
+		}
+	}
+	return nil
+}
+
+// segment reads segment n, and reports whether it was the active one.
+func (v *verifier) segment(n uint64) (done bool, err error) {
+	if v.number != n {
+		f, err := openRegular(segmentPath(v.path, n))
+		if err == nil {
+			defer f.Close()
+			return false, v.lines(f, f.Name(), false)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		if v.active == nil || v.number > n {
+			v.problem(segmentPath(v.path, n), 0, fmt.Sprintf("segment %d is missing", n))
+			return false, nil
+		}
+	}
+	return true, v.lines(io.NewSectionReader(v.active, 0, v.size), v.path, true)
+}
+
+// lines reads one file.
+func (v *verifier) lines(r io.Reader, file string, active bool) error {
 	v.report.Segments++
-	in := newLines(f)
+	in := newLines(r)
 	for n := 1; ; n++ {
 		if n%1024 == 0 && v.ctx.Err() != nil {
 			return v.ctx.Err()
 		}
 		err := in.next()
 		switch {
+		case err == nil:
+			err = v.chain.next(in.line, n == 1)
 		case err == io.EOF && n > 1:
 			return nil
 		case err == io.ErrUnexpectedEOF && active && n > 1:
 			v.report.Torn = len(in.line)
 			return nil
-		case err == io.EOF || err == io.ErrUnexpectedEOF || errors.Is(err, errTooLong):
-			v.problem(f.Name(), n, "the line is missing, without an end, or too long")
-			return nil
-		case err != nil:
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			err = errors.New("the line has no end")
+		case !errors.Is(err, errTooLong):
 			return err
 		}
-		if v.take(in.line, f.Name(), n); v.report.Problem != "" {
+		if err != nil {
+			v.problem(file, n, err.Error())
 			return nil
+		}
+		v.report.Lines++
+	}
+}
+
+// strays looks for closed segments with the active one's number or a higher one.
+// Its own number may be its second name, when a rotation was interrupted.
+func (v *verifier) strays(closed []uint64) {
+	for _, n := range closed {
+		if v.report.Problem != "" {
+			return
+		}
+		if n > v.chain.segment || n == v.chain.segment && !v.isActive(segmentPath(v.path, n)) {
+			v.problem(segmentPath(v.path, n), 0, fmt.Sprintf("closed segment %d is there, and segment %d is active", n, v.chain.segment))
 		}
 	}
 }
 
-func (v *verifier) take(line []byte, file string, n int) {
-	if err := v.chain.next(line, n == 1); err != nil {
-		v.problem(file, n, err.Error())
-		return
-	}
-	v.report.Lines++
-}
-
-// strays looks for segments with a higher number than the active one.
-func (v *verifier) strays() error {
-	numbers, err := closedSegments(v.path)
+func (v *verifier) isActive(path string) bool {
+	x, err := v.active.Stat()
 	if err != nil {
-		return err
+		return false
 	}
-	for _, n := range numbers {
-		if n > v.chain.segment {
-			v.problem(segmentPath(v.path, n), 0, fmt.Sprintf("a closed segment %d beyond the active segment %d", n, v.chain.segment))
-			return nil
-		}
-	}
-	return nil
+	y, err := os.Stat(path)
+	return err == nil && os.SameFile(x, y)
 }
 
 func (v *verifier) problem(file string, line int, what string) {
@@ -168,36 +220,6 @@ func (v *verifier) finish(authentic bool) Report {
 		r.AuthenticTo = c.signed
 	}
 	return r
-}
-
-// openSegment opens segment n, closed or active. The active file is opened first:
-// should it be rotated away between the two calls, it is found by its number.
-func openSegment(path string, n uint64) (f *os.File, active bool, err error) {
-	a, aerr := openRegular(path)
-	if aerr != nil && !errors.Is(aerr, fs.ErrNotExist) {
-		return nil, false, aerr
-	}
-	c, err := openRegular(segmentPath(path, n))
-	if errors.Is(err, fs.ErrNotExist) {
-		return a, true, aerr
-	}
-	if a != nil && err == nil && sameFile(a, c) {
-		_ = c.Close() // a rotation was interrupted: this one is active still
-		return a, true, nil
-	}
-	if a != nil {
-		_ = a.Close()
-	}
-	return c, false, err
-}
-
-func sameFile(a, b *os.File) bool {
-	x, err := a.Stat()
-	if err != nil {
-		return false
-	}
-	y, err := b.Stat()
-	return err == nil && os.SameFile(x, y)
 }
 
 // openRegular opens a file for reading, and refuses what is not a regular one.
