@@ -277,8 +277,8 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
-// TestAltered flips bytes all over the file. Whatever bbolt makes of it, the
-// process survives, and every row read is whole.
+// TestAltered flips bytes all over the file, and cuts it anywhere. Whatever bbolt
+// makes of it, the process survives.
 func TestAltered(t *testing.T) {
 	dir := t.TempDir()
 	db := mustOpen(t, filepath.Join(dir, "store.db"))
@@ -288,24 +288,44 @@ func TestAltered(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "altered.db")
-	for at := 3; at < len(data); at += 509 {
-		data[at] ^= 0x80
+	damaged := 0
+	look := func(data []byte) {
+		t.Helper()
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		data[at] ^= 0x80
-		altered, err := Open(t.Context(), Config{Path: path, ReadOnly: true})
-		if err != nil {
-			continue
-		}
-		for n := range 60 {
-			_, _, _ = altered.Get(t.Context(), store.Users, storetest.Key(n))
-		}
-		_, _ = altered.Scan(t.Context(), store.Users, nil, 100)
-		if err := altered.Close(); err != nil {
-			t.Fatal(err)
+		if readAll(t, path) {
+			damaged++
 		}
 	}
+	for at := 3; at < len(data); at += 509 {
+		data[at] ^= 0x80
+		look(data)
+		data[at] ^= 0x80
+	}
+	for cut := 0; cut < len(data); cut += 1024 {
+		look(data[:cut])
+	}
+	if damaged == 0 {
+		t.Error("nothing was found damaged")
+	}
+}
+
+// readAll reads a file that may be damaged, and reports whether that was said.
+func readAll(t *testing.T, path string) (damaged bool) {
+	db, err := Open(t.Context(), Config{Path: path, ReadOnly: true})
+	if err != nil {
+		return errors.Is(err, ErrDamaged)
+	}
+	for n := range 60 {
+		_, _, err := db.Get(t.Context(), store.Users, storetest.Key(n))
+		damaged = damaged || errors.Is(err, ErrDamaged)
+	}
+	_, err = db.Scan(t.Context(), store.Users, nil, 100)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return damaged || errors.Is(err, ErrDamaged)
 }
 
 // TestWithdrawn ends the contexts of writers that wait for their turn: what said
@@ -328,6 +348,10 @@ func TestWithdrawn(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if err := db.Close(); err != nil { // whatever was still to be written is now
+		t.Fatal(err)
+	}
+	db = mustOpen(t, db.path)
 	for n, err := range errs {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
