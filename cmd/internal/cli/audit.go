@@ -87,11 +87,11 @@ func (p *program) verdict(c *cli.Context, r audit.Report, keyed bool) error {
 		if r.Consistent {
 			fmt.Fprintf(w, "consistent: %d lines in %d segments, head %s\n", a.Lines, a.Segments, a.Head)
 		} else {
-			fmt.Fprintf(w, "NOT consistent: %s:%d: %s\n", printable(a.File), a.Line, printable(a.Problem))
+			fmt.Fprintf(w, "NOT consistent: %s: line %d: %s\n", printable(a.File), a.Line, printable(a.Problem))
 		}
 		if keyed {
 			fmt.Fprintf(w, "authentic to line %d; %d lines after it are not signed yet\n", a.AuthenticTo, a.Tail)
-		} else {
+		} else if a.PublicKey != "" {
 			fmt.Fprintf(w, "nothing is authentic without --key; the log names the key %s\n", a.PublicKey)
 		}
 	})

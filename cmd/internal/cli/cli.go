@@ -54,7 +54,7 @@ func (p *program) tree() *cli.App {
 		Usage:           "keeps Human API's secrets and tokens away from the apps that use it",
 		UsageText:       "tokenvault COMMAND [OPTIONS] [ARGUMENTS]",
 		Description:     "Options stand before arguments. Exit status: 0 ok, 1 failed, 2 usage, 3 denied, 4 unavailable, 5 a check found something wrong.\n\nExample:\n  tokenvault dev",
-		Flags:           []cli.Flag{configFlag()},
+		Flags:           []cli.Flag{configFlag(), cli.HelpFlag}, // a command named help keeps the library from adding it
 		Commands:        p.commands(),
 		Reader:          p.Stdin,
 		Writer:          p.Stdout,

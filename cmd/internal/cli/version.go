@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 )
@@ -60,7 +61,7 @@ func (p *program) version() *cli.Command {
 		run: func(c *cli.Context) error {
 			b := buildInfo()
 			return p.answer(c, b, func(w io.Writer) {
-				fmt.Fprintf(w, "tokenvault %s %s %s %s\n", b.Version, b.Revision, b.Go, b.Platform)
+				fmt.Fprintln(w, strings.Join(strings.Fields("tokenvault "+b.Version+" "+b.Revision+" "+b.Go+" "+b.Platform), " "))
 			})
 		},
 	})
