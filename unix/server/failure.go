@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -104,7 +105,7 @@ func (q *call) fail(err error) reply {
 		return refuse(api.Internal)
 	}
 	c, ok := codes[e.Kind]
-	if !ok {
+	if !ok || e.Kind != user.Draining && !slices.Contains(q.route.fails, e.Kind) {
 		c = api.Internal
 	}
 	if c.Status() >= 500 {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
 )
 
@@ -24,22 +25,37 @@ type route struct {
 	attempt    bool     // goes on record before it is done
 	early      bool     // served before the services are open
 	unrecorded bool
+	fails      []user.Failure // of the services, that a caller is told; others are internal
 	act        func(*call) reply
 	name       string // method and path, for the audit log
 }
 
+// What the services can fail with. Draining is everywhere.
+var (
+	failsRead     = []user.Failure{user.UnknownUser, user.AmbiguousUser, user.Forgotten, user.StoreUnavailable}
+	failsList     = []user.Failure{user.AmbiguousUser, user.StoreUnavailable}
+	failsUpstream = []user.Failure{
+		user.Forgotten, user.UserMismatch, user.UpstreamInvalid, user.UpstreamUnavailable, user.ExchangePending, user.TooManyWaiting,
+		user.VaultUnavailable, user.VaultStale, user.SecretUnavailable, user.StoreUnavailable, user.AuditUnavailable,
+		user.SessionRefused,
+	}
+	failsPublicToken = append([]user.Failure{user.UnknownUser}, failsUpstream...)
+	failsExchange    = append([]user.Failure{user.SessionConflict, user.ExchangeUnknown}, failsUpstream...)
+	failsAdmin       = []user.Failure{user.StoreUnavailable, user.VaultUnavailable}
+)
+
 // routes lists what is served; openapi.yaml describes exactly these.
 var routes = func() []*route {
 	all := []*route{
-		{method: http.MethodPost, path: "/v1/connect/tokens", grant: api.GrantExchange, fields: fieldHuman | fieldToken, clientUser: true, attempt: true, act: (*call).exchange},
-		{method: http.MethodPost, path: "/v1/connect/publictokens", grant: api.GrantPublicToken, fields: fieldHuman, attempt: true, act: (*call).publicToken},
-		{method: http.MethodGet, path: "/v1/users/{humanId}", grant: api.GrantLookup, human: true, clientUser: true, act: (*call).user},
-		{method: http.MethodGet, path: "/v1/users/{humanId}/access-token", grant: api.GrantAccessToken, human: true, clientUser: true, attempt: true, act: (*call).accessToken},
-		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, act: (*call).users},
+		{method: http.MethodPost, path: "/v1/connect/tokens", grant: api.GrantExchange, fields: fieldHuman | fieldToken, clientUser: true, attempt: true, fails: failsExchange, act: (*call).exchange},
+		{method: http.MethodPost, path: "/v1/connect/publictokens", grant: api.GrantPublicToken, fields: fieldHuman, attempt: true, fails: failsPublicToken, act: (*call).publicToken},
+		{method: http.MethodGet, path: "/v1/users/{humanId}", grant: api.GrantLookup, human: true, clientUser: true, fails: failsRead, act: (*call).user},
+		{method: http.MethodGet, path: "/v1/users/{humanId}/access-token", grant: api.GrantAccessToken, human: true, clientUser: true, attempt: true, fails: failsRead, act: (*call).accessToken},
+		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, fails: failsList, act: (*call).users},
 		{method: http.MethodGet, path: "/v1/admin/status", grant: api.GrantAdminRead, early: true, act: (*call).adminStatus},
-		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, act: (*call).users},
+		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, fails: failsList, act: (*call).users},
 		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, early: true, act: (*call).checkSecrets},
-		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, early: true, act: (*call).checkStore},
+		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, early: true, fails: failsAdmin, act: (*call).checkStore},
 		{method: http.MethodGet, path: pathWhoAmI, early: true, act: (*call).whoAmI},
 		{method: http.MethodGet, path: pathHealth, early: true, unrecorded: true, act: (*call).health},
 	}
