@@ -19,8 +19,9 @@ const (
 
 // pool lends connections, newest first.
 type pool struct {
-	dial  func(context.Context) (*link, error)
-	slots chan struct{} // one for each connection that is lent
+	dial    func(context.Context) (*link, error)
+	slots   chan struct{} // one for each connection that is lent
+	maxIdle time.Duration
 
 	mu     sync.Mutex
 	idle   []*link // oldest first
@@ -29,7 +30,7 @@ type pool struct {
 }
 
 func newPool(dial func(context.Context) (*link, error)) *pool {
-	return &pool{dial: dial, slots: make(chan struct{}, maxConns)}
+	return &pool{dial: dial, slots: make(chan struct{}, maxConns), maxIdle: maxIdle}
 }
 
 // get returns a connection that nobody else uses, and that has shown no sign of
@@ -44,7 +45,7 @@ func (p *pool) get(ctx context.Context) (*link, error) {
 		return nil, describe(ctx, "", ctx.Err())
 	}
 	for l := p.pop(); l != nil; l = p.pop() {
-		if time.Since(l.idle) < maxIdle && l.alive() {
+		if time.Since(l.idle) < p.maxIdle && l.alive() {
 			return l, nil
 		}
 		l.abort()
@@ -79,7 +80,7 @@ func (p *pool) put(l *link, reusable bool) {
 	l.idle = time.Now()
 	p.idle = append(p.idle, l)
 	if p.reaper == nil {
-		p.reaper = time.AfterFunc(maxIdle, p.reap)
+		p.reaper = time.AfterFunc(p.maxIdle, p.reap)
 	}
 }
 
@@ -87,14 +88,14 @@ func (p *pool) put(l *link, reusable bool) {
 func (p *pool) reap() {
 	p.mu.Lock()
 	n := 0
-	for n < len(p.idle) && time.Since(p.idle[n].idle) >= maxIdle {
+	for n < len(p.idle) && time.Since(p.idle[n].idle) >= p.maxIdle {
 		n++
 	}
 	old := append([]*link(nil), p.idle[:n]...)
 	p.idle = append(p.idle[:0], p.idle[n:]...)
 	p.reaper = nil
 	if len(p.idle) > 0 && !p.closed {
-		p.reaper = time.AfterFunc(maxIdle-time.Since(p.idle[0].idle), p.reap)
+		p.reaper = time.AfterFunc(p.maxIdle-time.Since(p.idle[0].idle), p.reap)
 	}
 	p.mu.Unlock()
 	for _, l := range old {

@@ -105,6 +105,7 @@ func TestIdleConnectionCloses(t *testing.T) {
 				}
 			})
 			c := newClient(t, Config{UserURL: url})
+			c.pool.maxIdle = time.Hour
 			if _, err := c.Tokens(t.Context(), request("sim-session-1")); err != nil {
 				t.Fatal(err)
 			}
@@ -384,24 +385,38 @@ func TestRequestIsCleared(t *testing.T) {
 	}
 }
 
-// Idle connections do not stay.
+// Idle connections do not stay, the second no more than the first.
 func TestIdleConnectionsAreReaped(t *testing.T) {
 	closed := make(chan struct{})
 	url := rawServer(t, func(_ int, c *net.TCPConn, in *bufio.Reader) {
 		for readPost(in) {
 			say(c, good)
 		}
-		close(closed)
+		closed <- struct{}{}
 	})
 	c := newClient(t, Config{UserURL: url})
-	if _, err := c.Tokens(t.Context(), request("sim-session")); err != nil {
-		t.Fatal(err)
+	c.pool.maxIdle = 20 * time.Millisecond
+	for range 3 {
+		if _, err := c.Tokens(t.Context(), request("sim-session")); err != nil {
+			t.Fatal(err)
+		}
+		<-closed
 	}
-	c.pool.mu.Lock()
-	c.pool.idle[0].idle = time.Now().Add(-maxIdle)
-	c.pool.mu.Unlock()
-	c.pool.reap()
-	<-closed
+}
+
+// A server that says it will close need not have done so yet.
+func TestAnnouncedClose(t *testing.T) {
+	url := rawServer(t, func(n int, c *net.TCPConn, in *bufio.Reader) {
+		readPost(in)
+		say(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n"+goodTail)
+		readPost(in) // and never answers
+	})
+	c := newClient(t, Config{UserURL: url, Timeout: 5 * time.Second})
+	for range 2 {
+		if _, err := c.Tokens(t.Context(), request("sim-session")); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func writeFile(t testing.TB, name string, content []byte) string {
