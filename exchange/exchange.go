@@ -15,9 +15,12 @@
 // byte of a request has left the machine, and keeps the request's bytes,
 // clientSecret included, in buffers that cannot be cleared.
 //
-// BUG: a copy of each request passes through crypto/tls, and copies of the
-// clientUserId, publicToken and humanId of an answer are Go strings: those
-// cannot be cleared. The accessToken's copies can, and are.
+// The buffers of requests and answers are cleared after use.
+//
+// BUG: not all copies can be. Requests and answers pass through crypto/tls,
+// the head of an answer and what follows it in the same packet through a
+// bufio.Reader that lives as long as its connection, and the ids and the
+// publicToken of an answer are Go strings.
 package exchange
 
 import (
