@@ -146,3 +146,22 @@ const (
 	formType = "Content-Type: application/x-www-form-urlencoded"
 	tokens   = "/v1/connect/tokens"
 )
+
+// connects reports whether this user may connect to the socket at all.
+func (c curl) connects() bool {
+	cmd := exec.Command("curl", "-s", "--max-time", "10", "--unix-socket", c.socket, "http://localhost/v1/health")
+	cmd.Env, cmd.Dir = []string{"PATH=/usr/bin:/bin"}, "/"
+	cmd.SysProcAttr = asUser(c.uid, c.groups...)
+	return runCommand(c.w.t, cmd, "").code == 0
+}
+
+// post is a plain POST over TCP.
+func post(t testing.TB, url, body string) {
+	t.Helper()
+	resp, err := http.Post(url, "application/json", strings.NewReader(body))
+	must(t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("POST %s: status %d", url, resp.StatusCode)
+	}
+}

@@ -12,10 +12,12 @@ func TestExchange(t *testing.T) {
 	w := newWorld(t, options{})
 	web := w.web("public")
 	ways := map[string]func(sto) answer{
-		"json":        func(s sto) answer { return web.do("POST", tokens, s.json(), "-H", jsonType) },
-		"no type":     func(s sto) answer { return web.do("POST", tokens, s.json(), "-H", "Content-Type:") },
-		"form":        func(s sto) answer { return web.do("POST", tokens, s.form()) }, // curl's default type
-		"nested json": func(s sto) answer { return web.do("POST", tokens, `{"sessionTokenObject":`+s.json()+`}`, "-H", jsonType) },
+		"json":    func(s sto) answer { return web.do("POST", tokens, s.json(), "-H", jsonType) },
+		"no type": func(s sto) answer { return web.do("POST", tokens, s.json(), "-H", "Content-Type:") },
+		"form":    func(s sto) answer { return web.do("POST", tokens, s.form()) }, // curl's default type
+		"nested json": func(s sto) answer {
+			return web.do("POST", tokens, `{"sessionTokenObject":`+s.json()+`}`, "-H", jsonType)
+		},
 		"nested form": func(s sto) answer { return web.do("POST", tokens, nested(s), "-H", formType) },
 	}
 	for name, send := range ways {

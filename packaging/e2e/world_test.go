@@ -303,8 +303,10 @@ type health struct {
 func (w *world) awaitHealth(want func(status int, h health) bool) health {
 	w.t.Helper()
 	var last string
+	root := w.root("public")
+	defer root.http.CloseIdleConnections()
 	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); {
-		a, err := w.root("public").try("GET", "/v1/health", "")
+		a, err := root.try("GET", "/v1/health", "")
 		if err == nil {
 			var h health
 			must(w.t, json.Unmarshal([]byte(a.body), &h))
@@ -315,7 +317,7 @@ func (w *world) awaitHealth(want func(status int, h health) bool) health {
 		select {
 		case <-w.daemon.done:
 			w.t.Fatalf("the daemon ended: %v\n%s", w.daemon.err, w.logTail())
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	w.t.Fatalf("health is not as wanted within a minute; last: %s\n%s", last, w.logTail())
