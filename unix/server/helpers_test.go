@@ -150,3 +150,5 @@ func outcomeOf(t testing.TB, s *clienttest.Server, id string) line {
 
 // slow makes Human API take its time.
 func slow(d time.Duration) humanapitest.Fault { return humanapitest.Fault{Delay: d} }
+
+func me() uint32 { return uint32(os.Getuid()) }

@@ -1,0 +1,179 @@
+package server_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/unix/api"
+	"github.com/tokenvault/tokenvault/unix/client/clienttest"
+	"github.com/tokenvault/tokenvault/unix/policy"
+)
+
+const formType = "Content-Type: application/x-www-form-urlencoded"
+
+// TestBodies: every shape that clients are known to send is taken.
+func TestBodies(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	for name, c := range map[string]struct {
+		format string // humanId, clientId, sessionToken
+		header []string
+	}{
+		"iOS":         {`{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{"Content-Type: application/json"}},
+		"Android":     {`{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{"Content-Type: application/json; charset=UTF-8"}},
+		"no type":     {` {"humanId":"%s","clientId":"%s","sessionToken":"%s","userId":{"a":[1,null,true]}} `, nil},
+		"jQuery":      {"humanId=%s&clientId=%s&sessionToken=%s&userId=7&a[]=1&a[]=2", []string{formType + "; charset=UTF-8"}},
+		"Rails":       {"sessionTokenObject[humanId]=%s&sessionTokenObject%%5BclientId%%5D=%s&sessionTokenObject[sessionToken]=%s&user_id=1", []string{formType}},
+		"nested JSON": {`{"user_id":1,"sessionTokenObject":{"humanId":"%s","clientId":"%s","sessionToken":"%s"}}`, nil},
+		"JSON field":  {`sessionTokenObject={"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{formType}},
+		"null":        {`{"humanId":"%s","clientId":"%s","sessionToken":"%s","clientUserId":null}`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := s.NewSession("")
+			body := fmt.Sprintf(c.format, o.HumanID, o.ClientID, o.SessionToken.Reveal())
+			a := raw(t, s.Public, request("POST", "/v1/connect/tokens", body, c.header...))
+			if a.wantManners(t); a.status != http.StatusOK {
+				t.Fatalf("got %d %s", a.status, a.err.Code)
+			}
+			got := outcomeOf(t, s, a.header.Get(api.HeaderRequestID))
+			if got.Outcome != "stored" || got.Rule != "everything" || got.Grant != "exchange" || got.App != "shop" || got.Subject == "" || got.Status != 200 {
+				t.Fatal("the outcome is not on record as it should be")
+			}
+		})
+	}
+}
+
+func TestBadBodies(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	const rest = `"clientId":"x","sessionToken":"x"`
+	for body, code := range map[string]api.Code{
+		"":                                    api.BadRequest,
+		"null":                                api.BadRequest,
+		"[]":                                  api.BadRequest,
+		"{":                                   api.BadRequest,
+		`{"humanId":"x",` + rest + `}{}`:      api.BadRequest,
+		`{"humanId":"x",` + rest + `} x`:      api.BadRequest,
+		`{"humanid":"x",` + rest + `}`:        api.BadRequest,
+		`{"humanId":7,` + rest + `}`:          api.BadRequest,
+		`{"humanId":{},` + rest + `}`:         api.BadRequest,
+		`{"humanId":"",` + rest + `}`:         api.BadRequest,
+		`{"humanId":"a\u0000",` + rest + `}`:  api.BadRequest,
+		`{"humanId":"\ud800",` + rest + `}`:   api.BadRequest,
+		"{\"humanId\":\"\xff\"," + rest + `}`: api.BadRequest,
+		`{"humanId":"x","humanId":"x",` + rest + `}`:                             api.BadRequest,
+		`{"humanId":"x","HumanID":"x",` + rest + `}`:                             api.BadRequest,
+		`{"humanId":"x","a":{"b":1,"B":2},` + rest + `}`:                         api.BadRequest,
+		`{"humanId":"x","a":[[[[1]]]],` + rest + `}`:                             api.BadRequest,
+		`{"humanId":"x","sessionTokenObject":{"humanId":"x"},` + rest + `}`:      api.BadRequest,
+		`{"humanId":"x","clientSecret":"x",` + rest + `}`:                        api.SecretNotAccepted,
+		`{"humanId":"x","CLIENT_SECRET":null,` + rest + `}`:                      api.SecretNotAccepted,
+		`{"humanId":"x","a":[{"b":{"accesstoken":1}}],` + rest + `}`:             api.SecretNotAccepted,
+		`{"sessionTokenObject":{"humanId":"x","refresh_token":""},` + rest + `}`: api.SecretNotAccepted,
+		`{"humanId":"x","clientId":"other","sessionToken":"x"}`:                  api.NotGranted,
+	} {
+		raw(t, s.Public, request("POST", "/v1/connect/tokens", body)).wantCode(t, code)
+	}
+	for body, code := range map[string]api.Code{
+		"humanId=x&clientId=x":                                   api.BadRequest,
+		"humanId=%ff&clientId=x&sessionToken=x":                  api.BadRequest,
+		"humanId=%zz&clientId=x&sessionToken=x":                  api.BadRequest,
+		"humanId=x&humanId=x&sessionToken=x":                     api.BadRequest,
+		"humanId=x&HUMANID=x&sessionToken=x":                     api.BadRequest,
+		"humanId=x&sessionTokenObject[humanId]=x&sessionToken=x": api.BadRequest,
+		"a[b][c][d][e]=1":                                        api.BadRequest,
+		"a[b][Client_Secret]=1":                                  api.SecretNotAccepted,
+		`sessionTokenObject={"accessToken":1}`:                   api.SecretNotAccepted,
+		`{"humanId":"x"}`:                                        api.UnsupportedMediaType,
+	} {
+		raw(t, s.Public, request("POST", "/v1/connect/tokens", body, formType)).wantCode(t, code)
+	}
+	for _, h := range []string{"Content-Type: text/plain", "Content-Type: application/json; charset=latin1", "Content-Encoding: gzip", "Content-Type: multipart/form-data; boundary=x", "Content-Type: ;"} {
+		raw(t, s.Public, request("POST", "/v1/connect/tokens", "{}", h)).wantCode(t, api.UnsupportedMediaType)
+	}
+	if n := s.HumanAPI.Count("/v1/connect/tokens"); n != 0 {
+		t.Fatalf("Human API was asked %d times", n)
+	}
+}
+
+func TestQueries(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	for query, code := range map[string]api.Code{
+		"/v1/users/x?access_token=x":                   api.SecretNotAccepted,
+		"/v1/users/x?a[ClientSecret]=x":                api.SecretNotAccepted,
+		"/v1/whoami?Access%5fToken=":                   api.SecretNotAccepted,
+		"/v1/users/x?clientId=a&clientId=a":            api.BadRequest,
+		"/v1/users/x?clientId=":                        api.BadRequest,
+		"/v1/users/x?clientId=%zz":                     api.BadRequest,
+		"/v1/users/x?clientId=none":                    api.NotGranted,
+		"/v1/users/-":                                  api.BadRequest,
+		"/v1/users":                                    api.BadRequest,
+		"/v1/users?state=active":                       api.BadRequest,
+		"/v1/users?state=indeterminate&clientUserId=a": api.BadRequest,
+		"/v1/users?humanId=a":                          api.BadRequest,
+	} {
+		raw(t, s.Public, request("GET", query, "")).wantCode(t, code)
+	}
+	if a := raw(t, s.Public, request("GET", "/v1/users?state=indeterminate", "")); string(a.body) != `{"users":[]}` {
+		t.Fatalf("got %d %d bytes", a.status, len(a.body))
+	}
+	body := fmt.Sprintf(`{"humanId":"x","clientId":%q,"sessionToken":"x"}`, clienttest.DefaultApp.ClientID)
+	raw(t, s.Public, request("POST", "/v1/connect/tokens?clientId=x", body)).wantCode(t, api.BadRequest)
+}
+
+func TestClientUserHeader(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{RequireClientUserID: map[user.ClientID]bool{clienttest.DefaultApp.ClientID: true}})
+	id := "jürgen+1%@example.com"
+	o := s.NewSession(id)
+	body := fmt.Sprintf(`{"humanId":%q,"sessionToken":%q,"clientUserId":%q}`, o.HumanID, o.SessionToken.Reveal(), id)
+	post := func(headers ...string) answer {
+		return raw(t, s.Public, request("POST", "/v1/connect/tokens", body, headers...))
+	}
+	a := post()
+	if a.wantCode(t, api.BadRequest); !strings.Contains(a.err.Message, api.HeaderClientUserID) {
+		t.Fatal("the refusal does not name the header")
+	}
+	const h = api.HeaderClientUserID + ": "
+	for _, bad := range [][]string{{h}, {h + "a", h + "a"}, {h + "%zz"}, {h + "%ff"}, {h + "a%0a"}, {h + "jürgen"}, {h + "%"}} {
+		post(bad...).wantCode(t, api.BadRequest)
+	}
+	post(h+"somebody-else").wantCode(t, api.UserMismatch)
+	o = s.NewSession(id)
+	body = fmt.Sprintf(`{"humanId":%q,"sessionToken":%q}`, o.HumanID, o.SessionToken.Reveal())
+	if a := post(h + url.QueryEscape(strings.ReplaceAll(id, "+", "")) + ""); a.status == http.StatusOK {
+		t.Fatal("another user's id is accepted")
+	}
+	o = s.NewSession(id)
+	body = fmt.Sprintf(`{"humanId":%q,"sessionToken":%q}`, o.HumanID, o.SessionToken.Reveal())
+	if a := post(h + url.PathEscape(id)); a.status != http.StatusOK {
+		t.Fatalf("got %d %s", a.status, a.err.Code)
+	}
+	get := raw(t, s.Public, request("GET", "/v1/users/-", "", h+url.PathEscape(id)))
+	if got := outcomeOf(t, s, get.header.Get(api.HeaderRequestID)); get.status != 200 || got.Subject == "" {
+		t.Fatalf("got %d, or no subject", get.status)
+	}
+	raw(t, s.Public, request("GET", "/v1/users/"+string(o.HumanID), "", h+"a")).wantCode(t, api.BadRequest)
+}
+
+func TestWhichApp(t *testing.T) {
+	gym := policy.App{Name: "gym", ClientID: "example-client-id-of-the-gym"}
+	bank := policy.App{Name: "bank", ClientID: "example-client-id-of-the-bank"}
+	rule := policy.Rule{Name: "two", Users: []uint32{me()}, Contained: true, Apps: []policy.App{clienttest.DefaultApp, gym}, Grants: []api.Grant{api.GrantLookup}}
+	one := policy.Rule{Name: "one", Users: []uint32{me()}, Contained: true, Apps: []policy.App{gym}, Grants: []api.Grant{api.GrantPublicToken}}
+	s := clienttest.Start(t, clienttest.Config{Apps: []policy.App{clienttest.DefaultApp, gym, bank}, Rules: []policy.Rule{rule, one}})
+	raw(t, s.Public, request("GET", "/v1/users/x", "")).wantCode(t, api.ClientIDRequired)
+	raw(t, s.Public, request("GET", "/v1/users/x?clientId="+string(gym.ClientID), "")).wantCode(t, api.UnknownUser)
+	raw(t, s.Public, request("POST", "/v1/connect/tokens", `{"humanId":"x"}`)).wantCode(t, api.NotGranted)
+	theirs := raw(t, s.Public, request("GET", "/v1/users/x?clientId="+string(bank.ClientID), ""))
+	theirs.wantCode(t, api.NotGranted)
+	none := raw(t, s.Public, request("GET", "/v1/users/x?clientId=none", ""))
+	if strings.ReplaceAll(string(theirs.body), theirs.err.RequestID, "") != strings.ReplaceAll(string(none.body), none.err.RequestID, "") || len(theirs.header) != len(none.header) {
+		t.Fatal("an app that is not yours and one that does not exist look different")
+	}
+	o := s.NewSessionOf(gym.ClientID, "a-human", "")
+	if a := raw(t, s.Public, request("POST", "/v1/connect/publictokens", fmt.Sprintf(`{"humanId":%q}`, o.HumanID))); a.err.Code == api.ClientIDRequired || a.err.Code == api.NotGranted {
+		t.Fatalf("the one app is not taken: %d %s", a.status, a.err.Code)
+	}
+}
