@@ -1,10 +1,13 @@
 package broker_test
 
 import (
+	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
@@ -119,5 +122,52 @@ func TestStoreFailsAtFinish(t *testing.T) {
 	wantKind(t, err, user.SessionRefused)
 	if w.asked() != 1 {
 		t.Errorf("Human API was asked %d times", w.asked())
+	}
+}
+
+// Somebody else took the same session between the look and the intent.
+func TestSessionBecomesKnownMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	x := w.finish("marker-human", "marker-user")
+	var once atomic.Bool // Begin comes here again
+	w.faults.set(func(b store.Batch) error {
+		if b.Arrive == nil || once.Swap(true) {
+			return nil
+		}
+		_, err := w.store.Begin(context.Background(), user.Intent{
+			RequestID: "request-other", Rule: "shop-web", ClientID: app, HumanID: x.HumanID, SessionToken: x.SessionToken, ReceivedAt: time.Now(),
+		})
+		return err
+	}, nil)
+	_, err := w.exchange(x)
+	wantKind(t, err, "")
+	w.wantCurrent(x.HumanID)
+	if w.asked() != 1 || len(w.intents()) != 0 {
+		t.Errorf("%d requests, %d intents left", w.asked(), len(w.intents()))
+	}
+}
+
+// Somebody else ended the exchange while its answer was being checked.
+func TestIntentEndedMeanwhile(t *testing.T) {
+	for _, outcome := range []user.Outcome{user.IndeterminateOutcome, user.Unsent} {
+		t.Run(string(outcome), func(t *testing.T) {
+			var w *world
+			w = newWorld(t, func(w2 *world) {
+				w2.config.Step = func(step string) {
+					if step == "checked" {
+						if err := w.store.Finish(context.Background(), w.intents()[0], outcome, ""); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			})
+			_, err := w.exchange(w.finish("marker-human", "marker-user"))
+			if outcome == user.IndeterminateOutcome {
+				wantKind(t, err, user.ExchangeUnknown)
+			} else if err == nil || user.KindOf(err) != "" || len(w.events("note")) != 1 {
+				t.Error("an exchange that somebody else ended was answered, or not reported")
+			}
+			w.wantNothing("marker-human")
+		})
 	}
 }

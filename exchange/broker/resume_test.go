@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
+	"github.com/tokenvault/tokenvault/exchange/broker"
 	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
@@ -108,17 +109,23 @@ func TestResumeManyInOrder(t *testing.T) {
 	w.sim.SetMode(humanapitest.Repeatable)
 	w.sim.Misbehave(humanapitest.Fault{Permanent: true, Kind: humanapitest.DropBefore})
 	var all []<-chan answered
-	for i, human := range []user.HumanID{"marker-h1", "marker-h2", "marker-h3", "marker-h4", "marker-h5", "marker-h6"} {
+	humans := []user.HumanID{"marker-h1", "marker-h2", "marker-h3", "marker-h4", "marker-h5", "marker-h6"}
+	for i, human := range humans {
 		for range 2 {
 			all = append(all, w.begin(w.finish(human, user.ClientUserID("of "+human))))
 		}
 		w.until("the intents", func() bool { return len(w.intents()) == 2*(i+1) })
 	}
+	w.until("every session at Human API", func() bool {
+		seen := map[string]bool{}
+		for _, r := range w.sim.Requests() {
+			seen[r.Fields["sessionToken"]] = true
+		}
+		return len(seen) == len(all)
+	})
 	w.crash()
 	for _, c := range all {
-		if k := user.KindOf((<-c).err); k != user.ExchangePending && k != user.Draining {
-			t.Errorf("at a crash a caller got kind %q", k)
-		}
+		wantKind(t, (<-c).err, user.ExchangePending)
 	}
 	left := w.left()
 	w.sim.ClearFaults()
@@ -127,10 +134,10 @@ func TestResumeManyInOrder(t *testing.T) {
 		s := w.b.Status()
 		return s.Outcomes[user.Stored]+s.Outcomes[user.Superseded] == uint64(left)
 	})
-	if left < 6 {
-		t.Errorf("only %d intents were there to resume", left)
+	if left != len(all) {
+		t.Errorf("%d intents were there to resume", left)
 	}
-	for _, human := range []user.HumanID{"marker-h1", "marker-h6"} {
+	for _, human := range humans {
 		w.wantCurrent(human)
 	}
 }
@@ -247,4 +254,38 @@ func TestRunTwice(t *testing.T) {
 	if err := b.Run(context.Background()); err == nil {
 		t.Error("a broker ran twice")
 	}
+}
+
+// No new exchange starts before the intents in the store stand in their lines.
+func TestWaitsForResumption(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.config.Deadline = 50 * time.Millisecond })
+	b, err := broker.New(broker.Config{
+		Store: w.store, Upstream: w.client, Secrets: w.secrets, Journal: w.audit, Incarnation: 1,
+		Apps: map[user.ClientID]broker.App{app: {Name: "shop"}}, Deadline: 50 * time.Millisecond,
+	})
+	w.must(err)
+	x := w.finish("marker-human", "marker-user")
+	_, err = b.Exchange(context.Background(), x)
+	wantKind(t, err, user.StoreUnavailable)
+	gone, hangUp := context.WithCancel(context.Background())
+	hangUp()
+	if _, err = b.Exchange(gone, x); err == nil || w.asked() != 0 {
+		t.Error("an exchange began before the resumption")
+	}
+	w.must(b.Drain(context.Background()))
+	_, err = b.Exchange(context.Background(), x)
+	wantKind(t, err, user.Draining)
+}
+
+func TestResumptionFails(t *testing.T) {
+	w := newWorld(t)
+	s, err := store.Open(context.Background(), store.Config{Driver: w.db, Keys: w.keys})
+	w.must(err)
+	w.must(s.Close())
+	b, err := broker.New(broker.Config{Store: s, Upstream: w.client, Secrets: w.secrets, Journal: w.audit, Incarnation: 1,
+		Apps: map[user.ClientID]broker.App{app: {Name: "shop"}}})
+	w.must(err)
+	wantKind(t, b.Run(context.Background()), user.StoreUnavailable)
+	_, err = b.Exchange(context.Background(), w.finish("marker-human", "marker-user"))
+	wantKind(t, err, user.Draining)
 }

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -181,4 +182,16 @@ func TestPublicTokenWithRotatedSecret(t *testing.T) {
 	w.secrets.set(func(v *vaultEntry) { v.versions = append(v.versions, secondValue) })
 	_, err := w.b.PublicToken(context.Background(), app, "marker-human", "request-p")
 	wantKind(t, err, "")
+}
+
+// A source of secrets that hangs holds a caller no longer than the deadline.
+func TestSecretHangs(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.config.Deadline, w.secrets.hang = 500*time.Millisecond, true })
+	_, err := w.exchange(w.finish("marker-human", "marker-user"))
+	wantKind(t, err, user.UpstreamUnavailable)
+	_, err = w.b.PublicToken(context.Background(), app, "marker-human", "request-p")
+	wantKind(t, err, user.UpstreamUnavailable)
+	if w.asked() != 0 || len(w.intents()) != 0 {
+		t.Error("it was sent, or left its intent")
+	}
 }

@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	app        user.ClientID = "marker-client-id"
-	firstValue               = "marker-client-secret-1"
+	app        = user.ClientID("marker-client-id")
+	firstValue = "marker-client-secret-1"
 )
 
 // world is the real broker over the real store, audit log and Human API client,
@@ -309,6 +309,7 @@ type vaultEntry struct {
 	held     int   // index; 0 at first
 	fail     error // of ClientSecret
 	deny     error // of Refused
+	hang     bool  // ClientSecret waits for its ctx to end
 	refused  int   // calls
 	after    int   // calls of ClientSecret until done is closed
 	done     chan struct{}
@@ -318,9 +319,13 @@ func (v *vaultEntry) at(i int) user.ClientSecret {
 	return user.ClientSecret{Text: secret.FromString(v.versions[i]), Version: i + 1}
 }
 
-func (v *vaultEntry) ClientSecret(context.Context, user.ClientID) (user.ClientSecret, error) {
+func (v *vaultEntry) ClientSecret(ctx context.Context, _ user.ClientID) (user.ClientSecret, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.hang {
+		<-ctx.Done()
+		return user.ClientSecret{}, ctx.Err()
+	}
 	if v.after--; v.after == 0 {
 		close(v.done)
 	}
