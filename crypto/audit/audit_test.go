@@ -53,10 +53,14 @@ func TestWriteIsInTheFile(t *testing.T) {
 }
 
 func TestModeDoesNotDependOnTheUmask(t *testing.T) {
-	old := syscall.Umask(0)
-	defer syscall.Umask(old)
 	path := logPath(t)
-	mustClose(t, mustOpen(t, testConfig(path)))
+	old := syscall.Umask(0o777)
+	l, err := Open(t.Context(), testConfig(path))
+	syscall.Umask(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, l)
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o640 {
 		t.Fatalf("mode %v, %v", st.Mode(), err)
 	}
