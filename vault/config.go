@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -160,15 +159,3 @@ func checkPath(what, path string) error {
 }
 
 func list(words []string) string { return strings.Join(words, ", ") }
-
-// wait waits for d or the end of ctx, whichever comes first.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}

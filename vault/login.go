@@ -178,13 +178,22 @@ func (c *Client) enterWithToken(ctx context.Context, token secret.Text) (session
 	if err := a.data(&self); err != nil {
 		return session{}, fmt.Errorf("log in to vault: %w", err)
 	}
-	return c.newSession(ownCopy(token), self.Renewable, self.TTL), nil
+	return c.newSession(ownCopy(token), self.Renewable, self.left()), nil
 }
 
 // selfLookup is an answer to auth/token/lookup-self.
 type selfLookup struct {
-	TTL       int  `json:"ttl"` // seconds left, 0: without end
-	Renewable bool `json:"renewable"`
+	TTL        int     `json:"ttl"`         // whole seconds left; 0 also in the last one
+	ExpireTime *string `json:"expire_time"` // null: without end
+	Renewable  bool    `json:"renewable"`
+}
+
+// left is the seconds left for setLease.
+func (l selfLookup) left() int {
+	if l.ExpireTime != nil {
+		return max(l.TTL, 1)
+	}
+	return l.TTL
 }
 
 func (c *Client) newSession(token secret.Text, renewable bool, seconds int) session {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -36,32 +34,13 @@ func (b *backoff) next(p pace) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// boundTransport ends its requests with a context that is set later: vault/api's
-// watcher sends its own with context.Background.
-type boundTransport struct {
-	base  http.RoundTripper
-	until atomic.Pointer[context.Context]
-}
-
-func (b *boundTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	until := b.until.Load()
-	if until == nil {
-		return b.base.RoundTrip(req)
-	}
-	ctx, cancel := context.WithCancel(req.Context())
-	defer cancel() // our transport has read the body by then
-	defer context.AfterFunc(*until, cancel)()
-	return b.base.RoundTrip(req.WithContext(ctx))
-}
-
 // Run keeps the token alive until ctx ends, and then returns nil. It renews the
 // token, logs in again before the token's last moment and when Vault no longer
 // knows it, and asks for a sign of life whenever nothing was heard for
 // Heartbeat. Run it once, after a first successful Login (or before: it then
 // logs in itself).
 func (c *Client) Run(ctx context.Context) error {
-	c.bound.until.Store(&ctx)
-	k := &keeper{client: c, login: stoppedTimer(), beat: time.NewTimer(c.config.Heartbeat)}
+	k := &keeper{client: c, until: ctx, login: stoppedTimer(), beat: time.NewTimer(c.config.Heartbeat)}
 	defer k.stop()
 	select {
 	case <-c.changed: // by a Login before: adopt sees it
@@ -77,6 +56,9 @@ func (c *Client) Run(ctx context.Context) error {
 		case renewal := <-k.watch.renewed():
 			k.renewed(renewal)
 		case <-k.watch.ended():
+			k.stopWatch()
+			k.wantLogin(0)
+		case <-k.watch.hasty():
 			k.stopWatch()
 			k.wantLogin(0)
 		case <-k.login.C:
@@ -96,8 +78,9 @@ func stoppedTimer() *time.Timer {
 // keeper is the state of Run; only its goroutine touches it.
 type keeper struct {
 	client *Client
-	kept   session // the session that watch and timers are about
-	watch  *watch  // nil: the token is not renewed
+	until  context.Context // of Run
+	kept   session         // the session that watch and timers are about
+	watch  *watch          // nil: the token is not renewed
 	login  *time.Timer
 	beat   *time.Timer
 	logins backoff
@@ -206,7 +189,7 @@ func (c *Client) quiet() time.Duration {
 // rewatch renews at once after an outage: the watcher's own patience with
 // errors is up to five minutes.
 func (k *keeper) rewatch() {
-	if k.watch == nil {
+	if k.watch == nil || k.watch.justNow() {
 		return
 	}
 	s := k.client.current()
@@ -227,7 +210,7 @@ func (k *keeper) lookup(ctx context.Context) error {
 		if err := a.data(&self); err != nil {
 			return err
 		}
-		c.prolong(k.kept.generation, self.TTL)
+		c.prolong(k.kept.generation, self.left())
 		c.setDenied(false)
 		return nil
 	}
@@ -248,54 +231,4 @@ func (c *Client) setDenied(denied bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.status.Denied = denied
-}
-
-// watch is a running LifetimeWatcher. Its methods take a nil watch.
-//
-// It is used only for leases of at least four floors. Its grace is then at
-// least a tenth of the lease, it goes on only when more than four graces are
-// left, and sleeps two thirds of what is left and a third of the grace: three
-// graces at least, which is 1.2 floors. So it never renews in a busy loop, as
-// it does for short or empty leases that it is restarted on.
-type watch struct {
-	w    *api.LifetimeWatcher
-	done chan struct{}
-}
-
-func (k *keeper) startWatch() {
-	w, err := k.client.renew.api.NewLifetimeWatcher(&api.LifetimeWatcherInput{
-		Secret: k.kept.watched(), RenewBehavior: api.RenewBehaviorIgnoreErrors,
-	})
-	if err != nil { // only for missing input
-		k.wantLogin(k.kept.lease * 2 / 3)
-		return
-	}
-	k.watch = &watch{w, make(chan struct{})}
-	go func(running *watch) {
-		defer close(running.done)
-		running.w.Start()
-	}(k.watch)
-}
-
-func (w *watch) renewed() <-chan *api.RenewOutput {
-	if w == nil {
-		return nil
-	}
-	return w.w.RenewCh()
-}
-
-func (w *watch) ended() <-chan struct{} {
-	if w == nil {
-		return nil
-	}
-	return w.done
-}
-
-// stop ends the watcher and waits for it, at most as long as one request takes.
-func (w *watch) stop() {
-	if w == nil {
-		return
-	}
-	w.w.Stop()
-	<-w.done
 }

@@ -1,7 +1,9 @@
 package vault
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +133,33 @@ func testRenewedAndReplaced(t *testing.T, p *place) {
 	}
 	if c.current().token.Equal(first) {
 		t.Error("the token is the same")
+	}
+}
+
+// TestWatchNeverStorms: a watcher whose renewals fail until its own patience is
+// used up would send hundreds a second.
+func TestWatchNeverStorms(t *testing.T) {
+	sent := make(chan time.Time, 1000)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "renew-self") {
+			sent <- time.Now()
+		}
+		says(500, `{"errors":["past the max TTL, cannot renew"]}`)(w, r)
+	}))
+	defer server.Close()
+	c, err := New(Config{Address: server.URL, UnsafePlainHTTP: true, Auth: AuthConfig{RoleIDFile: "/nonexistent", SecretIDFile: "/nonexistent"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.pace.floor = 200 * time.Millisecond
+	c.take(c.newSession(text("marker-token"), true, 2))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := c.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(sent); n != 1 {
+		t.Errorf("%d renewals, want the one that failed", n)
 	}
 }
 
