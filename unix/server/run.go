@@ -49,8 +49,12 @@ func (s *Server) Run(ctx context.Context) error {
 	notes := make(chan struct{})
 	go func() { defer close(notes); s.refusals.run(s, stop) }()
 	<-failed.Done()
+	s.draining.Store(true)
+	for _, l := range s.listeners {
+		_ = l.L.Close()
+	}
+	err := group.Wait() // from here on every connection is counted
 	s.drain()
-	err := group.Wait()
 	close(stop)
 	<-notes
 	return err
@@ -58,13 +62,9 @@ func (s *Server) Run(ctx context.Context) error {
 
 // drain ends the service without losing a request. http.Server.Shutdown alone
 // drops those that it reads after it began (net/http server.go, conn.serve), so
-// only the listeners are closed at first, and every answer closes its
+// only the listeners were closed at first, and every answer closes its
 // connection; Shutdown comes when nothing is new or active.
 func (s *Server) drain() {
-	s.draining.Store(true)
-	for _, l := range s.listeners {
-		_ = l.L.Close()
-	}
 	deadline := time.NewTimer(s.drainFor)
 	defer deadline.Stop()
 	idle := time.NewTimer(min(grace, s.drainFor))

@@ -1,0 +1,126 @@
+package server_test
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/tokenvault/tokenvault/unix/server"
+)
+
+func listenAt(path string) (net.Listener, error) {
+	return server.Listen(server.ListenConfig{Path: path, UID: -1, GID: 7, Mode: 0o660})
+}
+
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a", "b", "s")
+	l, err := listenAt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != os.ModeSocket|0o660 || info.Sys().(*syscall.Stat_t).Gid != 7 || l.Addr().String() != path {
+		t.Fatalf("the socket is not as asked for: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "a", "b", ".tv*")); len(left) != 0 {
+		t.Fatal("something is left behind")
+	}
+	if _, err := listenAt(path); err == nil || !strings.Contains(err.Error(), "somebody answers") {
+		t.Fatalf("an answered socket: got %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Fatal("Close leaves the file")
+	}
+}
+
+func TestStaleSocketIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	_ = stale.Close()
+	l, err := listenAt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Another daemon's socket is not removed by ours.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := listenAt(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	_ = l.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Fatal("Close removed somebody else's socket")
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	file, link, open := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "open")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link, dir, filepath.Join(open, "s"), "relative", filepath.Join(dir, strings.Repeat("x", 200), "s")} {
+		if l, err := listenAt(path); err == nil {
+			_ = l.Close()
+			t.Errorf("listens on a path that it must refuse")
+		}
+	}
+	if _, err := server.Listen(server.ListenConfig{Path: filepath.Join(dir, "s"), UID: -1, GID: -1}); err == nil {
+		t.Error("listens without a mode")
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error("a file was removed")
+	}
+}
+
+// TestNoWindow looks at the path all the time: whenever it is there it has its
+// final mode.
+func TestNoWindow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	var stop atomic.Bool
+	bad := make(chan os.FileMode, 1)
+	go func() {
+		for !stop.Load() {
+			if info, err := os.Lstat(path); err == nil && info.Mode().Perm() != 0o660 {
+				bad <- info.Mode()
+				return
+			}
+		}
+		close(bad)
+	}()
+	for range 200 {
+		l, err := listenAt(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+	}
+	stop.Store(true)
+	if mode, ok := <-bad; ok {
+		t.Fatalf("the socket was there with mode %v", mode)
+	}
+}
