@@ -20,6 +20,7 @@ type Server struct {
 
 	tag     string
 	closing chan struct{}
+	ended   sync.Once
 
 	mu       sync.Mutex
 	cfg      Config
@@ -78,8 +79,10 @@ func (s *Server) Open(address string) error {
 }
 
 // Close ends all delays, gives requests under way a second to be answered, and
-// waits. Call it once.
-func (s *Server) Close() {
+// waits. Every call but the first does nothing.
+func (s *Server) Close() { s.ended.Do(s.close) }
+
+func (s *Server) close() {
 	close(s.closing)
 	if s.http == nil {
 		return
