@@ -17,7 +17,7 @@ import (
 const (
 	sweepEvery = time.Minute            // between two walks over finished sessions
 	sweepPause = 100 * time.Millisecond // between two steps of a walk
-	staleEvery = 10 * time.Second       // between two looks at Vault's last word
+	staleEvery = 10 * time.Second       // between two looks at Vault's last word, at most
 )
 
 // sweep removes sessions that are past the replay window, in small steps.
@@ -63,15 +63,16 @@ func (d *daemon) staleness(ctx context.Context, keys *keyring.Keyring) error {
 	if d.source.Session == nil {
 		return nil
 	}
-	for wait(ctx, staleEvery) {
+	every := max(min(staleEvery, d.cfg.Vault.MaxStale.Std()/4), sweepPause)
+	for wait(ctx, every) {
 		if _, _, missing := d.state.read(); len(missing) > 0 {
 			d.rights(ctx)
 		}
 		was, is := d.state.staleness(), d.vaultSays()
 		switch {
 		case was == nil && is != nil:
+			d.state.setStale(is) // first: who asks meanwhile hears why
 			keys.Wipe(keyring.Private)
-			d.state.setStale(is)
 			d.log.Error("private keys were wiped from memory", "reason", is)
 		case was != nil && is == nil:
 			if err := keys.Reload(ctx); err != nil {
@@ -98,6 +99,10 @@ func (d *daemon) vaultSays() error {
 
 // users is the store as the server may see it: private parts only while their
 // keys may be used.
+//
+// BUG: the caller is told store_unavailable, because the endpoint that gives out
+// access tokens does not list vault_stale and secret_unavailable; the reason
+// stands in health and in the log.
 type users struct {
 	*store.Store
 	d *daemon
@@ -105,7 +110,7 @@ type users struct {
 
 func (u users) Private(ctx context.Context, app user.ClientID, human user.HumanID) (user.Record, error) {
 	if err := u.d.state.staleness(); err != nil {
-		return user.Record{}, err
+		return user.Record{}, user.Fail(user.StoreUnavailable, "the private keys are not in memory: %w", err)
 	}
 	return u.Store.Private(ctx, app, human)
 }

@@ -141,6 +141,46 @@ func TestVaultAwayLater(t *testing.T) {
 	}
 }
 
+// Past max_stale the keys of access tokens are wiped; public lookups and repeats
+// go on; when Vault is back, so are they.
+func TestStale(t *testing.T) {
+	v := vaulttest.StartStorage(t)
+	w := newWorld(t, v)
+	w.edit("[vault]\n", "[vault]\nmax_stale = \"2s\"\n")
+	r := w.start()
+	r.await("READY=1")
+	session := w.session()
+	if _, err := w.client("public").Exchange(t.Context(), session); err != nil {
+		t.Fatal(err)
+	}
+	v.Stop()
+	check := func() {
+		if _, err := w.client("admin").AdminSecretsCheck(t.Context()); err != nil { // makes it ask
+			t.Error(err)
+		}
+	}
+	check()
+	r.await("private keys were wiped")
+	if _, err := w.client("private").AccessToken(t.Context(), appID, session.HumanID); client.CodeOf(err) != api.StoreUnavailable {
+		t.Errorf("an access token past max_stale: %v", err)
+	}
+	if _, err := w.client("public").Exchange(t.Context(), w.session()); client.CodeOf(err) != api.VaultStale {
+		t.Errorf("an exchange past max_stale: %v", err)
+	}
+	if _, err := w.client("public").Exchange(t.Context(), session); err != nil {
+		t.Errorf("a repeat past max_stale: %v", err)
+	}
+	if _, err := w.client("public").User(t.Context(), appID, session.HumanID); err != nil {
+		t.Errorf("a lookup past max_stale: %v", err)
+	}
+	v.Restart()
+	check()
+	r.await("private keys are back")
+	if got, err := w.client("private").AccessToken(t.Context(), appID, session.HumanID); err != nil || got.Token.IsZero() {
+		t.Errorf("an access token afterwards: %v", err)
+	}
+}
+
 func TestTwoDaemons(t *testing.T) {
 	w := newWorld(t, vaulttest.Start(t))
 	w.start().await("READY=1")

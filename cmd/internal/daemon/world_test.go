@@ -157,6 +157,7 @@ func (w *world) start(change ...func(*Config)) *running {
 		default:
 		}
 	}
+	c.Logger = slog.New(slog.NewTextHandler(logWriter(c.Notify), nil))
 	for _, f := range change {
 		f(&c)
 	}
@@ -165,6 +166,14 @@ func (w *world) start(change ...func(*Config)) *running {
 	go func() { r.ended <- Run(ctx, c) }()
 	w.t.Cleanup(func() { stop(); <-r.ended })
 	return r
+}
+
+// logWriter lets a test await what stands in the log, too.
+type logWriter func(line string)
+
+func (l logWriter) Write(b []byte) (int, error) {
+	l("log: " + string(b))
+	return len(b), nil
 }
 
 // await waits until the service manager was told something.

@@ -1,0 +1,72 @@
+package cli_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A failed sync ends the daemon with exit 1, and the next start goes on with
+// everything that was acknowledged.
+func TestServeFailedSync(t *testing.T) {
+	s := newSite(t)
+	s.prepare()
+	m := newManager(s)
+	cmd := s.command("serve")
+	stop := s.daemon(cmd, m)
+	m.await("READY=1")
+	first := s.object("alice")
+	s.run(0, first, "exchange")
+
+	detach := s.failSyncs(cmd.Process.Pid)
+	s.run(4, s.object("bob"), "exchange") // store_unavailable
+	m.await("STOPPING=1")
+	err := stop()
+	detach()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+		t.Errorf("the daemon's end: %v", err)
+	}
+
+	s.daemon(s.command("serve"), m)
+	m.await("READY=1")
+	s.run(0, first, "exchange")
+	s.run(0, "", "store", "check")
+}
+
+// object is the sessionTokenObject of a new user's finish event.
+func (s *site) object(clientUserID string) string {
+	human := s.sim.NewHumanID()
+	return fmt.Sprintf(`{"humanId":%q,"clientId":"marker-client-id","sessionToken":%q}`, human,
+		s.sim.NewSession("marker-client-id", human, clientUserID))
+}
+
+// failSyncs makes every further fdatasync of the process fail.
+func (s *site) failSyncs(pid int) (detach func()) {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), "strace", "-f", "-p", fmt.Sprint(pid), "-o", "/dev/null",
+		"-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO")
+	words, err := cmd.StderrPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatalf("strace is needed to fail a sync (apt-get install strace): %v", err)
+	}
+	detach = func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended with the daemon
+		_ = cmd.Wait()
+	}
+	s.t.Cleanup(detach)
+	lines := bufio.NewScanner(words)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "attached") {
+			return detach
+		}
+	}
+	s.t.Fatalf("strace does not attach: %v", lines.Err())
+	return nil
+}
