@@ -12,7 +12,7 @@ import (
 // Every way in which Human API can answer, and what becomes of the exchange.
 func TestOutcomes(t *testing.T) {
 	type fault = humanapitest.Fault
-	const kept, spent = true, true
+	const kept = true
 	for _, c := range []struct {
 		name    string
 		faults  []fault
@@ -101,6 +101,11 @@ func TestIndeterminateIsRepaired(t *testing.T) {
 	wantKind(t, err, "")
 	if _, public := w.sim.Current(string(app), string(human)); p.State != user.Indeterminate || string(p.PublicToken) != public {
 		t.Error("the user is not shown as indeterminate, or the public token was not fetched")
+	}
+	_, err = w.b.PublicToken(ctx, app, human, "request-p")
+	wantKind(t, err, "")
+	if n := w.sim.Count(humanapitest.PublicTokensPath); n != 2 {
+		t.Errorf("in state indeterminate the stored public token was relied on (%d requests)", n)
 	}
 	_, err = w.exchange(w.finish(human, "marker-user"))
 	wantKind(t, err, "")

@@ -41,6 +41,17 @@ func TestWrongSecretIsFixed(t *testing.T) {
 	w.wantCurrent(x.HumanID)
 }
 
+// However many versions there are, one attempt tries three.
+func TestEndlessVersions(t *testing.T) {
+	w := newWorld(t)
+	w.secrets.set(func(v *vaultEntry) { v.versions[0], v.endless = "marker-client-secret-wrong", true })
+	_, err := w.exchange(w.finish("marker-human", "marker-user"))
+	wantKind(t, err, user.SessionRefused)
+	if n := w.asked(); n != 3 {
+		t.Errorf("%d versions were tried", n)
+	}
+}
+
 func TestNoSecret(t *testing.T) {
 	for _, kind := range []user.Failure{user.VaultUnavailable, user.VaultStale, user.SecretUnavailable} {
 		t.Run(string(kind), func(t *testing.T) {

@@ -309,6 +309,7 @@ type vaultEntry struct {
 	held     int   // index; 0 at first
 	fail     error // of ClientSecret
 	deny     error // of Refused
+	endless  bool  // Refused always has one more, and it is wrong
 	hang     bool  // ClientSecret waits for its ctx to end
 	refused  int   // calls
 	after    int   // calls of ClientSecret until done is closed
@@ -341,6 +342,9 @@ func (v *vaultEntry) Refused(_ context.Context, _ user.ClientID, version int) (u
 	v.refused++
 	if v.deny != nil {
 		return user.ClientSecret{}, false, v.deny
+	}
+	if v.endless {
+		return user.ClientSecret{Text: secret.FromString("marker-client-secret-wrong"), Version: version + 1}, true, nil
 	}
 	last := len(v.versions)
 	if version == last {
