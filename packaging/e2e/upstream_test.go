@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenvault/tokenvault/exchange/humanapitest"
+)
+
+// upstream stands before the simulator. It takes its time before and after a
+// request takes effect, and writes down what was issued to whom.
+type upstream struct {
+	t   testing.TB
+	sim http.Handler
+	url string
+
+	mu     sync.Mutex
+	quiet  sync.Cond // open changed
+	open   int       // connections
+	order  int
+	issues map[string]issue // by publicToken, and by accessToken
+	last   map[string]issue // by owner, and by session token
+	asked  map[string]int   // posts by session token
+	acked  map[string]bool  // by session token
+}
+
+// issue is one pair of tokens; order says when it was made, from 1.
+type issue struct {
+	owner string
+	order int
+}
+
+func startUpstream(t testing.TB, sim *humanapitest.Server) *upstream {
+	u := &upstream{t: t, sim: sim.Handler(), issues: map[string]issue{}, last: map[string]issue{}, asked: map[string]int{}, acked: map[string]bool{}}
+	u.quiet.L = &u.mu
+	s := httptest.NewUnstartedServer(u)
+	s.Config.ConnState = u.count
+	s.Start()
+	t.Cleanup(s.Close)
+	u.url = s.URL
+	return u
+}
+
+func (u *upstream) count(_ net.Conn, state http.ConnState) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		u.open++
+	case http.StateClosed, http.StateHijacked:
+		u.open--
+		u.quiet.Broadcast()
+	}
+}
+
+// settle waits until everything that the killed daemon sent has been dealt with.
+// A connection of our own stands behind the daemon's in the queue.
+func (u *upstream) settle() {
+	own := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := own.Get(u.url)
+	must(u.t, err)
+	must(u.t, resp.Body.Close())
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for u.open > 0 {
+		u.quiet.Wait()
+	}
+}
+
+func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body := new(bytes.Buffer)
+	if _, err := body.ReadFrom(r.Body); err != nil {
+		return // the daemon was killed while it sent
+	}
+	pause(r)
+	rec := u.carryOut(r, body.Bytes())
+	pause(r)
+	for name, values := range rec.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(rec.Code)
+	_, _ = w.Write(rec.Body.Bytes()) // the daemon may be gone
+}
+
+// pause is the way through the network; who leaves ends it, and what has
+// arrived takes effect all the same.
+func pause(r *http.Request) {
+	select {
+	case <-time.After(rand.N(6 * time.Millisecond)):
+	case <-r.Context().Done():
+	}
+}
+
+// carryOut lets the simulator do it, one request after the other.
+func (u *upstream) carryOut(r *http.Request, body []byte) *httptest.ResponseRecorder {
+	var in, out struct{ HumanID, ClientID, SessionToken, AccessToken, PublicToken string }
+	inner := httptest.NewRequest(r.Method, r.URL.Path, bytes.NewReader(body))
+	inner.Header = r.Header
+	rec := httptest.NewRecorder()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sim.ServeHTTP(rec, inner)
+	if r.URL.Path != tokens {
+		return rec
+	}
+	if json.Unmarshal(body, &in) != nil {
+		u.t.Error("Human API is sent something else than JSON")
+	}
+	if u.asked[in.SessionToken]++; u.acked[in.SessionToken] {
+		u.t.Error("doubled: what was answered is sent to Human API again")
+	}
+	if rec.Code != 200 || json.Unmarshal(rec.Body.Bytes(), &out) != nil {
+		return rec
+	}
+	i, known := u.issues[out.PublicToken]
+	if !known {
+		u.order++
+		i = issue{in.ClientID + " " + in.HumanID, u.order}
+		u.issues[out.PublicToken], u.issues[out.AccessToken], u.last[i.owner] = i, i, i
+	}
+	u.last[in.SessionToken] = i
+	return rec
+}
+
+func (u *upstream) issue(token string) (issue, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	i, ok := u.issues[token]
+	return i, ok
+}
+
+// lastOf is the newest issue of an owner or of a session token.
+func (u *upstream) lastOf(key string) (issue, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	i, ok := u.last[key]
+	return i, ok
+}
+
+func (u *upstream) acknowledged(session string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.acked[session] = true
+}
+
+func (u *upstream) posts(session string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.asked[session]
+}
+
+// again counts the posts of session tokens beyond their first.
+func (u *upstream) again() (n int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, posts := range u.asked {
+		n += posts - 1
+	}
+	return n
+}
