@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,15 +51,10 @@ func TestDrain(t *testing.T) {
 	go func() { inFlight <- b.post(t) }()
 	await(t, "the exchange", b.f.reached("exchange"))
 	b.stop()
-	await(t, "the socket to go", func() bool { _, err := net.Dial("unix", b.socket); return err != nil })
-	var late answer
-	await(t, "requests to be refused", func() bool {
-		// The connection is idle until the grace is over.
-		time.Sleep(300 * time.Millisecond)
-		_, _ = io.WriteString(kept, request("GET", "/v1/users/h", ""))
-		late = read(t, in, "GET")
-		return true
-	})
+	await(t, "the socket to go", func() bool { _, err := os.Lstat(b.socket); return err != nil })
+	b.server.AwaitGrace(t)
+	_, _ = io.WriteString(kept, request("GET", "/v1/users/h", ""))
+	late := read(t, in, "GET")
 	if late.wantCode(t, api.Draining); late.header.Get("Connection") != "close" {
 		t.Fatal("a draining server keeps the connection")
 	}

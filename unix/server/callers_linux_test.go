@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net"
@@ -16,19 +17,24 @@ import (
 	"github.com/tokenvault/tokenvault/unix/policy"
 )
 
-// TestMain plays a caller when it is told a socket: it sends stdin there and
-// prints what comes back.
+// TestMain plays a caller when it is told sockets and paths: it asks for each
+// and prints the answers, a JSON string each.
 func TestMain(m *testing.M) {
-	if path := os.Getenv("SERVER_TEST_SOCKET"); path != "" {
-		conn, err := net.Dial("unix", path)
+	targets := os.Getenv("SERVER_TEST_TARGETS")
+	if targets == "" {
+		os.Exit(m.Run())
+	}
+	for target := range strings.FieldsSeq(targets) {
+		socket, path, _ := strings.Cut(target, "=")
+		conn, err := net.Dial("unix", socket)
 		if err != nil {
 			os.Exit(3)
 		}
-		_, _ = io.Copy(conn, os.Stdin)
-		_, _ = io.Copy(os.Stdout, conn)
-		os.Exit(0)
+		_, _ = io.WriteString(conn, request("GET", path, "", "Connection: close"))
+		text, _ := io.ReadAll(conn)
+		_ = json.NewEncoder(os.Stdout).Encode(string(text))
 	}
-	os.Exit(m.Run())
+	os.Exit(0)
 }
 
 // callerBinary copies this test where every user can run it.
@@ -59,18 +65,24 @@ func callerBinary(t *testing.T) string {
 	return binary
 }
 
-// as sends a request from a process of that user.
-func as(t *testing.T, binary, socket, path string, attr *syscall.SysProcAttr) (status string, body []byte) {
+// as sends requests from one process of that user: "socket=path" each.
+func as(t *testing.T, binary string, attr *syscall.SysProcAttr, targets ...string) (statuses []string, bodies [][]byte) {
 	t.Helper()
 	cmd := exec.Command(binary)
-	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", []string{"SERVER_TEST_SOCKET=" + socket}, attr
-	cmd.Stdin = strings.NewReader(request("GET", path, "", "Connection: close"))
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = "/", []string{"SERVER_TEST_TARGETS=" + strings.Join(targets, " ")}, attr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("call as another user: %v", err)
 	}
-	head, rest, _ := strings.Cut(string(out), "\r\n\r\n")
-	return strings.Fields(head)[1], []byte(rest)
+	for dec := json.NewDecoder(bytes.NewReader(out)); dec.More(); {
+		var text string
+		if err := dec.Decode(&text); err != nil {
+			t.Fatal(err)
+		}
+		head, rest, _ := strings.Cut(text, "\r\n\r\n")
+		statuses, bodies = append(statuses, strings.Fields(head)[1]), append(bodies, []byte(rest))
+	}
+	return statuses, bodies
 }
 
 // TestCallers: real processes of other users, in and out of a group, in and out
@@ -105,9 +117,9 @@ func TestCallers(t *testing.T) {
 		if c.new {
 			attr.Cloneflags = syscall.CLONE_NEWPID
 		}
-		_, body := as(t, binary, s.Public, "/v1/whoami", attr)
+		statuses, bodies := as(t, binary, attr, s.Public+"=/v1/whoami", s.Public+"=/v1/users/x", s.Admin+"=/v1/admin/status")
 		var who api.WhoAmI
-		if err := json.Unmarshal(body, &who); err != nil {
+		if err := json.Unmarshal(bodies[0], &who); err != nil {
 			t.Fatal(err)
 		}
 		got := ""
@@ -121,10 +133,10 @@ func TestCallers(t *testing.T) {
 		if c.rule != "" {
 			want = "404" // may look, and there is nobody
 		}
-		if status, _ := as(t, binary, s.Public, "/v1/users/x", attr); status != want {
+		if status := statuses[1]; status != want {
 			t.Errorf("uid %d: lookup answered %s, want %s", c.uid, status, want)
 		}
-		if status, _ := as(t, binary, s.Admin, "/v1/admin/status", attr); status != c.adminToo {
+		if status := statuses[2]; status != c.adminToo {
 			t.Errorf("uid %d, contained %v: admin answered %s, want %s", c.uid, c.new, status, c.adminToo)
 		}
 	}

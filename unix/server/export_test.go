@@ -1,0 +1,16 @@
+package server
+
+import (
+	"testing"
+	"time"
+)
+
+// AwaitGrace returns when a draining server refuses new requests.
+func (s *Server) AwaitGrace(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !s.refusing.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the server never refuses")
+		}
+	}
+}
