@@ -168,7 +168,7 @@ func (c *Client) heal(ctx context.Context, r request, before session) error {
 	if err != nil {
 		return err
 	}
-	if alive && c.config.Now().Sub(before.since) < c.pace.fresh {
+	if fresh := c.pace.freshFor(alive); c.config.Now().Sub(before.since) < fresh {
 		return c.whyDenied(ctx, r)
 	}
 	err = c.loginAfter(ctx, before.generation)

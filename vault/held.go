@@ -186,12 +186,13 @@ func handOut(s user.ClientSecret) user.ClientSecret {
 // instead returns a version to try instead of the refused one. The previous one
 // is offered for a refusal of the current one, and the current one for any
 // other, but not for a refusal of the previous one that was just offered:
-// two versions that are both refused must not be tried in turns for ever.
-func (h *held) instead(now time.Time, refused int, overlap time.Duration) (user.ClientSecret, bool) {
+// two versions that are both refused must not be tried in turns for ever. give,
+// called before, has dropped a previous one that is past Overlap.
+func (h *held) instead(now time.Time, refused int) (user.ClientSecret, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if refused == h.current.Version {
-		if h.previous.Version == 0 || now.Sub(h.rotated) > overlap {
+		if h.previous.Version == 0 {
 			return user.ClientSecret{}, false
 		}
 		h.offered = now

@@ -115,7 +115,6 @@ func (c *Client) take(s session) {
 	c.noteWord()
 	c.mu.Lock()
 	s.generation = c.session.generation + 1
-	c.session.token.Wipe()
 	c.session = s
 	c.refused.forget()
 	c.refused, c.status.Denied, c.trouble = nil, false, ""

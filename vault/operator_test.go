@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -202,6 +203,24 @@ func testPutSecretTogether(t *testing.T, p *place) {
 	version := p.server.Must("GET", p.paths.app("data", app), nil)["metadata"].(map[string]any)["version"].(float64)
 	if !versions[int(version)] || int(version) < 2 {
 		t.Errorf("the current version %v was acknowledged to nobody", version)
+	}
+}
+
+// testPutSecretBetween: what somebody else writes between the read and the write
+// is not lost.
+func testPutSecretBetween(t *testing.T, p *place) {
+	p.link.before = func(r *http.Request) {
+		if r.Method == http.MethodPut {
+			p.putApp(map[string]any{fieldClientSecret: "older", fieldAppKey: "marker-app-key"})
+		}
+	}
+	o := newOperator(t, p.config, p.server.RootToken)
+	_, err := o.PutSecret(t.Context(), app, text(markerSecret))
+	if err == nil || !strings.Contains(err.Error(), "somebody else changed") {
+		t.Error(err)
+	}
+	if data := p.server.Must("GET", p.paths.app("data", app), nil)["data"].(map[string]any); data[fieldAppKey] != "marker-app-key" || data[fieldClientSecret] != "older" {
+		t.Error("the other's write is lost")
 	}
 }
 

@@ -106,12 +106,22 @@ func testEachLine(t *testing.T, p *place) {
 			t.Errorf("without %s: missing %v, %v", r.path, missing, err)
 		}
 		if use := uses(c, wrapped, r.path); use != nil {
+			logins := p.link.count(loginPath)
 			want(t, use(t), ErrDenied, `"`+path+`"`, strings.Join(r.capabilities, ", "))
+			if p.link.count(loginPath) != logins {
+				t.Errorf("a fresh token was replaced because its policies lack %s", path)
+			}
 		}
 	}
 	p.putPolicy(t, func(right) bool { return false })
-	_, err = full.ReadApp(t.Context(), app)
-	want(t, err, ErrDenied, p.paths.app("data", app), "read", capabilitiesPath)
+	logins := p.link.count(loginPath)
+	for range 3 {
+		_, err = full.ReadApp(t.Context(), app)
+		want(t, err, ErrDenied, p.paths.app("data", app), "read")
+	}
+	if n := p.link.count(loginPath) - logins; n > 0 {
+		t.Errorf("%d logins because of rights that are missing", n)
+	}
 	p.putPolicy(t, func(right) bool { return true })
 	if _, err := full.ReadApp(t.Context(), app); err != nil {
 		t.Error(err)

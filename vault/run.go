@@ -18,6 +18,15 @@ type pace struct {
 	fresh   time.Duration // a token younger than this is not replaced because of a 403 while it lives
 }
 
+// freshFor is the age below which a token is not replaced because of a 403. One
+// that looks dead may also be one whose policies grant nothing at all.
+func (p pace) freshFor(alive bool) time.Duration {
+	if alive {
+		return p.fresh
+	}
+	return p.floor
+}
+
 var defaultPace = pace{floor: 5 * time.Second, first: time.Second, last: 30 * time.Second, refused: time.Minute, fresh: time.Minute}
 
 // backoff counts failures in a row.

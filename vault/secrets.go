@@ -107,7 +107,7 @@ func (s *Secrets) Refused(ctx context.Context, id user.ClientID, version int) (u
 	if _, err := h.give(s.config.Now(), s.config); err != nil {
 		return user.ClientSecret{}, false, err
 	}
-	other, ok := h.instead(s.config.Now(), version, s.config.Overlap)
+	other, ok := h.instead(s.config.Now(), version)
 	return other, ok, nil
 }
 

@@ -64,6 +64,7 @@ func testTokenFile(t *testing.T, p *place) {
 // testRevoked: a revoked token is replaced within the request that notices.
 func testRevoked(t *testing.T, p *place) {
 	c := p.loggedIn(t)
+	c.pace.floor = 0 // revoked this soon, it would count as fresh
 	p.revoke(c)
 	if _, err := c.ReadApp(t.Context(), app); err != nil {
 		t.Fatal(err)
@@ -88,6 +89,7 @@ func testRevokedWhileIdle(t *testing.T, p *place) {
 func testKillSwitch(t *testing.T, p *place) {
 	p.config.Heartbeat = 50 * time.Millisecond
 	c := p.loggedIn(t)
+	c.pace.floor = 0
 	p.server.Must("DELETE", p.role(), nil)
 	p.revoke(c)
 	_, err := c.ReadApp(t.Context(), app)
@@ -238,6 +240,7 @@ func testOldTokenStays(t *testing.T, p *place) {
 // not repeated in the request.
 func testNotVaultsOwn(t *testing.T, p *place) {
 	c := p.loggedIn(t)
+	words := map[string]string{"200 huge": "1 MiB", "redirect": "redirect", "503 sealed": "sealed", "403 html": "not as Vault does", "not http": "HTTP"}
 	huge := `{"data":"` + strings.Repeat("a", maxAnswer) + `"}`
 	for what, h := range map[string]http.HandlerFunc{
 		"503 sealed":       says(503, `{"errors":["Vault is sealed"]}`),
@@ -268,7 +271,7 @@ func testNotVaultsOwn(t *testing.T, p *place) {
 		if stale := what == "closed" && asked == 2; asked != 1 && !stale { // net/http takes a fresh connection once
 			t.Errorf("%s: %d requests", what, asked)
 		}
-		want(t, err, ErrUnreachable)
+		want(t, err, ErrUnreachable, words[what])
 		want(t, c.Login(t.Context()), ErrUnreachable)
 		if s := c.Status(); s.Reachable || s.Denied {
 			t.Errorf("%s: status %+v", what, s)

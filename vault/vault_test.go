@@ -48,6 +48,7 @@ func TestVault(t *testing.T) {
 		"NotVaultsOwn":       testNotVaultsOwn,
 		"PutSecret":          testPutSecret,
 		"PutSecretTogether":  testPutSecretTogether,
+		"PutSecretBetween":   testPutSecretBetween,
 		"Rotation":           testRotation,
 		"SecretsDenied":      testSecretsDenied,
 		"SecretsOutage":      testSecretsOutage,
@@ -233,6 +234,7 @@ type link struct {
 	mu      sync.Mutex
 	counts  map[string]int
 	instead http.HandlerFunc
+	before  func(*http.Request) // called before a request is handed on; may be nil
 }
 
 func newLink(t testing.TB, server *vaulttest.Server) *link {
@@ -249,8 +251,11 @@ func newLink(t testing.TB, server *vaulttest.Server) *link {
 		l.mu.Lock()
 		l.counts[strings.TrimPrefix(r.URL.Path, "/v1/")]++
 		l.counts[""]++
-		answer := l.instead
+		answer, before := l.instead, l.before
 		l.mu.Unlock()
+		if before != nil {
+			before(r)
+		}
 		if answer == nil {
 			answer = proxy.ServeHTTP
 		}
