@@ -257,7 +257,7 @@ func TestFinishedWithoutTokens(t *testing.T) {
 	}
 	_, err := f.Public(f.ctx(), app, "h1")
 	wantKind(t, err, user.UnknownUser)
-	for _, outcome := range []user.Outcome{user.Stored, user.Superseded, "", "else"} {
+	for _, outcome := range []user.Outcome{user.Stored, "", "else"} {
 		if err := f.Finish(f.ctx(), in, outcome, ""); err == nil {
 			t.Errorf("%q is no outcome without tokens, and was taken", outcome)
 		}

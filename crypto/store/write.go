@@ -154,13 +154,14 @@ func (s *Store) commitOnce(ctx context.Context, in user.Intent, rec user.Record)
 }
 
 // Finish ends an exchange that brought no tokens. unsent leaves nothing behind;
-// refused, rejected and indeterminate leave the session with outcome and failure;
+// refused, rejected, superseded (by a later arrival, which the caller has seen
+// committed) and indeterminate leave the session with outcome and failure;
 // indeterminate also marks the user, who is made without tokens if unknown,
 // unless a later arrival was committed. ErrIntentGone when it ended otherwise;
 // a Finish that is repeated after it took effect succeeds.
 func (s *Store) Finish(ctx context.Context, in user.Intent, outcome user.Outcome, failure user.Failure) error {
 	switch outcome {
-	case user.Unsent, user.Refused, user.Rejected, user.IndeterminateOutcome:
+	case user.Unsent, user.Refused, user.Rejected, user.Superseded, user.IndeterminateOutcome:
 	default:
 		return fmt.Errorf("finish an exchange: %q is not an outcome without tokens", outcome)
 	}

@@ -54,7 +54,8 @@ type Store interface {
 	// kind: the intent is not there any more. It can be repeated after a failure.
 	Commit(ctx context.Context, in user.Intent, rec user.Record) (user.Result, error)
 	// Finish removes the intent and keeps the session with outcome and failure;
-	// nothing is kept for Unsent; IndeterminateOutcome marks the user's row.
+	// nothing is kept for Unsent; IndeterminateOutcome marks the user's row. It
+	// can be repeated after a failure.
 	Finish(ctx context.Context, in user.Intent, outcome user.Outcome, failure user.Failure) error
 	// PutPublicToken keeps a fetched publicToken, and makes the row if needed.
 	PutPublicToken(ctx context.Context, app user.ClientID, human user.HumanID, token user.PublicToken) (user.Public, error)

@@ -100,17 +100,16 @@ func (b *Broker) finish(r *run, v verdict) verdict {
 	return verdict{next: over}
 }
 
-// end writes the end of an exchange without tokens. For a superseded one that
-// is a commit: the store sees that the user's row came later, takes nothing of
-// the record, which is empty, and gives the row.
+// end writes the end of an exchange without tokens. A superseded one is answered
+// with the record that the later arrival brought.
 func (b *Broker) end(r *run, v verdict) (user.Result, error) {
-	if v.outcome == user.Superseded {
-		return b.cfg.Store.Commit(b.life, r.intent, user.Record{
-			Public: user.Public{ClientID: r.intent.ClientID, HumanID: r.intent.HumanID, State: user.Active, Arrival: r.intent.Arrival},
-		})
-	}
 	outcome, failure := v.kept()
-	return user.Result{}, b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
+	err := b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
+	if err != nil || outcome != user.Superseded {
+		return user.Result{}, err
+	}
+	p, err := b.cfg.Store.Public(b.life, r.intent.ClientID, r.intent.HumanID)
+	return user.Result{Public: p, Outcome: outcome}, err
 }
 
 // lookAgain settles a run whose intent the store does not have any more, by
