@@ -19,7 +19,8 @@ import (
 const drainLimit = 4 << 20
 
 // limitBody puts the deadline on the whole body of a request, whoever reads it:
-// net/http itself reads the rest of a body without one.
+// net/http itself reads the rest of a body without one. It takes the deadline
+// off when the body has ended, and then watches for the caller to leave.
 func (q *call) limitBody() {
 	if q.r.ContentLength != 0 {
 		_ = q.conn.SetReadDeadline(time.Now().Add(q.server.limits.BodyTimeout))
@@ -51,9 +52,6 @@ func (q *call) readBody() ([]byte, bool, reply) {
 	case int64(len(body)) > limit:
 		return nil, false, refuse(api.TooLarge)
 	}
-	// net/http now watches the connection for the caller's end: without this the
-	// deadline would look like one.
-	_ = q.conn.SetReadDeadline(time.Time{})
 	return body, true, reply{}
 }
 

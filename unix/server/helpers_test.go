@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/unix/client/clienttest"
 )
@@ -147,8 +146,5 @@ func outcomeOf(t testing.TB, s *clienttest.Server, id string) line {
 	}
 	return found[0]
 }
-
-// slow makes Human API take its time.
-func slow(d time.Duration) humanapitest.Fault { return humanapitest.Fault{Delay: d} }
 
 func me() uint32 { return uint32(os.Getuid()) }

@@ -135,13 +135,21 @@ func TestSlowAndShortBodies(t *testing.T) {
 }
 
 // TestDeadlineEndsWithTheBody: the body's deadline must not end the request's
-// context once the body is there.
+// context once the body is there; the caller's leaving must.
 func TestDeadlineEndsWithTheBody(t *testing.T) {
-	s := clienttest.Start(t, clienttest.Config{Limits: server.Limits{BodyTimeout: 100 * time.Millisecond}})
-	s.HumanAPI.Misbehave(slow(400 * time.Millisecond))
-	if _, err := s.Client(t, s.Public).Exchange(t.Context(), s.NewSession("")); err != nil {
-		t.Fatalf("an exchange that takes longer than the body may: %v", err)
+	b := startBare(t, func(c *server.Config) { c.Limits.BodyTimeout = 50 * time.Millisecond })
+	b.open()
+	b.f.hold = make(chan struct{})
+	conn := dial(t, b.socket)
+	_, _ = io.WriteString(conn, request("POST", "/v1/connect/tokens", `{"humanId":"h","sessionToken":"s"}`))
+	await(t, "the exchange", b.f.reached("exchange"))
+	time.Sleep(200 * time.Millisecond) // past the deadline: nothing must happen
+	if b.f.reached("cancelled")() {
+		t.Fatal("the body's deadline ended the request")
 	}
+	_ = conn.Close()
+	await(t, "the caller's leaving to be seen", b.f.reached("cancelled"))
+	close(b.f.hold)
 }
 
 func TestLargeHeader(t *testing.T) {

@@ -46,10 +46,15 @@ func (f *faulty) set(change func()) {
 	change()
 }
 
-func (f *faulty) Exchange(_ context.Context, e user.Exchange) (user.Result, error) {
+func (f *faulty) Exchange(ctx context.Context, e user.Exchange) (user.Result, error) {
 	f.step("exchange")
 	if f.hold != nil {
-		<-f.hold
+		select {
+		case <-f.hold:
+		case <-ctx.Done():
+			f.step("cancelled")
+			<-f.hold
+		}
 	}
 	if f.panics {
 		panic("marker-of-a-panic")
