@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The syncs that one durable request costs while nothing else is under way. A
+// commit of bbolt is two fdatasync: of the pages, and of the meta page that
+// makes them count.
+var (
+	commit = []string{"write store", "sync store", "write store", "sync store"}
+
+	syncedExchange = slices.Concat(
+		[]string{"request", "write attempt"},
+		commit, // the intent
+		[]string{"ask Human API"},
+		commit, // the row
+		[]string{"write outcome", "sync audit", "answer"},
+	)
+	syncedRead = []string{"request", "write attempt", "write outcome", "sync audit", "answer"}
+)
+
+// What must be on the disk is synced before anyone relies on it: the intent
+// before Human API is asked, row and audit line before the caller is answered.
+// kill -9 keeps the page cache, so only the system calls themselves show it.
+func TestSyncsBeforeTheAnswer(t *testing.T) {
+	w := prepareWorld(t, options{})
+	w.setUpVault()
+	w.write("trace", "", daemonUID, 0o600)
+	// -D: the daemon is our child and strace is not, so that signals reach it.
+	w.start("strace", "-D", "-f", "-yy", "-s", "100", "-o", w.path("trace"),
+		"-e", "trace=fdatasync,fsync,sync,syncfs,sync_file_range,msync,ftruncate,read,write,writev,pwrite64,pwritev,sendto,sendmsg,openat,io_uring_setup")
+	w.awaitReady()
+	public, private := w.root("public"), w.root("private")
+	human := w.sim.NewHumanID()
+	exchange := func() {
+		public.do("POST", tokens, w.finishEvent(human, "one@example.test").json(), jsonType).want(t, 200, "")
+	}
+	read := func() { private.do("GET", "/v1/users/"+human+"/access-token?clientId="+shop, "").want(t, 200, "") }
+	for range 3 {
+		w.checkSyncs("exchange", exchange, syncedExchange)
+	}
+	for range 2 {
+		w.checkSyncs("access token", read, syncedRead)
+	}
+	w.stop()
+	trace, err := os.ReadFile(w.path("trace"))
+	must(t, err)
+	if strings.Contains(string(trace), "io_uring_setup(") || regexp.MustCompile(`openat\(.*/(state|log)/.*O_D?SYNC`).Match(trace) {
+		t.Error("files are synced in a way that this test does not see")
+	}
+	if t.Failed() {
+		return
+	}
+	t.Log("figure: one exchange: 4 fdatasync of the store (2 commits), 1 of the audit log; one access token: 1 of the audit log; each before it is relied on")
+}
+
+// checkSyncs does one request after a quiet moment, and compares the system
+// calls between its arrival and its answer.
+func (w *world) checkSyncs(name string, request func(), want []string) {
+	w.t.Helper()
+	// A checkpoint of the audit log that comes in between is another's sync.
+	for range 5 {
+		from := w.awaitQuiet()
+		request()
+		got := w.between(from)
+		if slices.Contains(got, "write checkpoint") {
+			continue
+		}
+		if !slices.Equal(got, want) {
+			w.t.Errorf("%s:\n got %s\nwant %s", name, strings.Join(got, ", "), strings.Join(want, ", "))
+		}
+		return
+	}
+	w.t.Errorf("%s: no quiet moment", name)
+}
+
+// awaitQuiet waits until the last line of the audit log is a checkpoint that has
+// been synced: then nothing is left to be done in the background. It returns
+// how much of the trace there is.
+func (w *world) awaitQuiet() int {
+	w.t.Helper()
+	for limit := time.Now().Add(30 * time.Second); time.Now().Before(limit); {
+		trace := w.trace()
+		acts := actions(trace)
+		i := len(acts) - 1
+		for i >= 0 && !strings.HasSuffix(acts[i], "audit") && !slices.Contains(auditKinds, acts[i]) {
+			i--
+		}
+		if i > 0 && acts[i] == "sync audit" && acts[i-1] == "write checkpoint" {
+			return len(trace)
+		}
+		time.Sleep(10 * time.Millisecond) // strace tells nobody
+	}
+	w.t.Fatal("the audit log does not become quiet")
+	return 0
+}
+
+// between waits for the answer and returns what was done from the request to
+// it, without the growing of the store's file.
+func (w *world) between(from int) []string {
+	w.t.Helper()
+	for limit := time.Now().Add(30 * time.Second); time.Now().Before(limit); {
+		acts := actions(w.trace()[from:])
+		first, last := slices.Index(acts, "request"), slices.Index(acts, "answer")
+		if first >= 0 && last > first {
+			return withoutGrowth(acts[first : last+1])
+		}
+		time.Sleep(5 * time.Millisecond) // strace tells nobody
+	}
+	w.t.Fatal("the trace shows no answer")
+	return nil
+}
+
+// withoutGrowth takes out what bbolt does when the file must grow (it doubles up
+// to 16 MiB, then grows by 16 MiB): ftruncate and fsync, before any page is
+// written; and makes one of several pages written in a row.
+func withoutGrowth(acts []string) (out []string) {
+	for i := 0; i < len(acts); i++ {
+		switch {
+		case acts[i] == "grow store" && i+1 < len(acts) && acts[i+1] == "sync store":
+			i++
+		case acts[i] == "write store" && len(out) > 0 && out[len(out)-1] == "write store":
+		default:
+			out = append(out, acts[i])
+		}
+	}
+	return out
+}
+
+func (w *world) trace() string {
+	w.t.Helper()
+	b, err := os.ReadFile(w.path("trace"))
+	must(w.t, err)
+	return string(b[:strings.LastIndexByte(string(b), '\n')+1])
+}
+
+// actions reads a trace. A sync counts when it has ended, all else when it
+// begins.
+func actions(trace string) (out []string) {
+	unfinished := map[string]string{} // by thread: the sync it is in
+	for line := range strings.Lines(trace) {
+		thread, call, _ := strings.Cut(strings.TrimSpace(line), " ")
+		call = strings.TrimSpace(call)
+		if resumed.MatchString(call) {
+			if act := unfinished[thread]; act != "" {
+				out = append(out, ended(act, call))
+			}
+			delete(unfinished, thread)
+			continue
+		}
+		act := action(call)
+		switch {
+		case act == "":
+		case !strings.HasPrefix(act, "sync "):
+			out = append(out, act)
+		case strings.HasSuffix(call, "<unfinished ...>"):
+			unfinished[thread] = act
+		default:
+			out = append(out, ended(act, call))
+		}
+	}
+	return out
+}
+
+var (
+	resumed    = regexp.MustCompile(`^<\.\.\. \w*sync\w* resumed>`)
+	onFile     = regexp.MustCompile(`^(\w+)\(\d+<([^>]*(?:->[^>]*)?)>`)
+	auditKind  = regexp.MustCompile(`\\"kind\\":\\"(\w+)\\"`)
+	auditKinds = []string{"write attempt", "write outcome", "write note", "write checkpoint", "write segment"}
+)
+
+// ended tells a sync that failed from one that did its work.
+func ended(act, call string) string {
+	if strings.HasSuffix(call, "= 0") {
+		return act
+	}
+	return "failed to " + act
+}
+
+// action names a system call on a file or socket that matters, "" for others.
+func action(call string) string {
+	m := onFile.FindStringSubmatch(call)
+	if m == nil {
+		if strings.HasPrefix(call, "sync()") || strings.HasPrefix(call, "msync(") {
+			return "sync everything"
+		}
+		return ""
+	}
+	name, on := m[1], m[2]
+	writes := strings.Contains(name, "write") || strings.HasPrefix(name, "send")
+	switch {
+	case strings.Contains(name, "sync"):
+		return "sync " + fileOf(on)
+	case name == "ftruncate":
+		return "grow " + fileOf(on)
+	case writes && strings.HasSuffix(on, "/log/audit.log"):
+		if kind := auditKind.FindStringSubmatch(call); kind != nil {
+			return "write " + kind[1]
+		}
+		return "write audit"
+	case writes && strings.HasSuffix(on, "/state/store.db"):
+		return "write store"
+	case writes && strings.HasPrefix(on, "TCP") && strings.Contains(call, `"POST `+tokens+" "):
+		return "ask Human API"
+	case name == "read" && strings.HasPrefix(on, "UNIX-STREAM") && strings.Contains(call, " HTTP/1.1"):
+		return "request"
+	case writes && strings.HasPrefix(on, "UNIX-STREAM"):
+		return "answer"
+	}
+	return ""
+}
+
+func fileOf(on string) string {
+	switch {
+	case strings.HasSuffix(on, "/state/store.db"):
+		return "store"
+	case strings.HasSuffix(on, "/log/audit.log"):
+		return "audit"
+	}
+	return on
+}
