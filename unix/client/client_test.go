@@ -53,7 +53,9 @@ func TestErrors(t *testing.T) {
 	for _, answer := range []func(http.ResponseWriter){
 		func(w http.ResponseWriter) { http.Error(w, "marker-text", 400) },
 		func(w http.ResponseWriter) { _, _ = io.WriteString(w, "marker-text") },
-		func(w http.ResponseWriter) { http.Redirect(w, &http.Request{}, "http://elsewhere/marker", http.StatusTemporaryRedirect) },
+		func(w http.ResponseWriter) {
+			http.Redirect(w, &http.Request{}, "http://elsewhere/marker", http.StatusTemporaryRedirect)
+		},
 		func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
 	} {
 		c := serve(t, func(w http.ResponseWriter, _ *http.Request) { answer(w) })

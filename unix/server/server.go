@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,7 @@ const DefaultDrain = 20 * time.Second
 type Listener struct {
 	Name    string       // required, unique
 	L       net.Listener // required; must accept *net.UnixConn. Run closes it.
-	Ceiling []api.Grant  // shown in status; the policy enforces it
+	Ceiling []api.Grant  // for whoever shows the listeners: the policy enforces it
 }
 
 // Limits bound what a caller can make the daemon hold.
@@ -54,7 +55,7 @@ type Config struct {
 	Version      string
 	Admin        Admin // nil: the admin endpoints answer "starting"
 	DrainTimeout time.Duration
-	// Apps are all apps; only their client ids are looked at here.
+	// Apps are all apps: RequireClientUserID may name no other.
 	Apps []policy.App
 	// RequireClientUserID lists the apps whose exchanges must say whose they are.
 	RequireClientUserID map[user.ClientID]bool
@@ -99,6 +100,11 @@ func New(c Config) (*Server, error) {
 			return nil, fmt.Errorf("make a server: listener %q needs a name of its own and a socket", l.Name)
 		}
 		seen[l.Name] = true
+	}
+	for id := range c.RequireClientUserID {
+		if !slices.ContainsFunc(c.Apps, func(a policy.App) bool { return a.ClientID == id }) {
+			return nil, errors.New("make a server: an app that does not exist must state its users")
+		}
 	}
 	limits, err := c.Limits.withDefaults()
 	if err != nil {
