@@ -159,7 +159,7 @@ check "go vet for darwin (client and dev)" vet_darwin
 check "staticcheck" staticcheck_all
 check "shell syntax" bash -n packaging/test.sh .ci/run
 
-slow='/(vault|vault/vaulttest|packaging/e2e)$'
+slow='/tokenvault/(vault|vault/vaulttest|packaging/e2e|packaging/bench)$'
 fast=$(go list ./... | grep -vE "$slow" || true)
 # shellcheck disable=SC2086
 run_tests "race tests" -race -timeout 10m $fast

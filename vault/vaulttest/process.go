@@ -23,7 +23,8 @@ const oldest = 18
 
 // Binary returns the path of a Vault binary: $TOKENVAULT_TEST_VAULT, else a
 // vault on the PATH that is recent enough, else the one that
-// packaging/test.sh --install has built. Without one the test fails.
+// packaging/test.sh --install has built. Without one the test is skipped, and says
+// so; with CI=true it fails.
 func Binary(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("TOKENVAULT_TEST_VAULT"); path != "" {
@@ -39,7 +40,10 @@ func Binary(t testing.TB) string {
 			return path
 		}
 	}
-	t.Fatalf("this test needs a HashiCorp Vault binary: run packaging/test.sh --install, or set TOKENVAULT_TEST_VAULT (%v)", err)
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("this test needs a HashiCorp Vault binary, and CI must have one (%v)", err)
+	}
+	t.Skipf("this test needs a HashiCorp Vault binary: run packaging/test.sh --install, or set TOKENVAULT_TEST_VAULT (%v)", err)
 	return ""
 }
 
