@@ -5,14 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 )
 
-// A failed sync ends the daemon with exit 1, and the next start goes on with
-// everything that was acknowledged.
+// A failed sync of the store or of the audit log ends the daemon with exit 1,
+// and the next start goes on with everything that was acknowledged.
 func TestServeFailedSync(t *testing.T) {
+	for _, file := range []string{"store.db", "audit.log"} {
+		t.Run(file, func(t *testing.T) { failedSync(t, file) })
+	}
+}
+
+func failedSync(t *testing.T, file string) {
 	s := newSite(t)
 	s.prepare()
 	m := newManager(s)
@@ -22,8 +29,8 @@ func TestServeFailedSync(t *testing.T) {
 	first := s.object("alice")
 	s.run(0, first, "exchange")
 
-	detach := s.failSyncs(cmd.Process.Pid)
-	s.run(4, s.object("bob"), "exchange") // store_unavailable
+	detach := s.failSyncs(cmd.Process.Pid, filepath.Join(s.dir, file))
+	s.run(4, s.object("bob"), "exchange") // store_unavailable or audit_unavailable
 	m.await("STOPPING=1")
 	err := stop()
 	detach()
@@ -44,10 +51,10 @@ func (s *site) object(clientUserID string) string {
 		s.sim.NewSession("marker-client-id", human, clientUserID))
 }
 
-// failSyncs makes every further fdatasync of the process fail.
-func (s *site) failSyncs(pid int) (detach func()) {
+// failSyncs makes every further fdatasync of the file by the process fail.
+func (s *site) failSyncs(pid int, file string) (detach func()) {
 	s.t.Helper()
-	cmd := exec.CommandContext(s.t.Context(), "strace", "-f", "-p", fmt.Sprint(pid), "-o", "/dev/null",
+	cmd := exec.CommandContext(s.t.Context(), "strace", "-f", "-p", fmt.Sprint(pid), "-o", "/dev/null", "-P", file,
 		"-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO")
 	words, err := cmd.StderrPipe()
 	if err != nil {

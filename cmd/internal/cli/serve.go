@@ -71,10 +71,7 @@ func inherit(warn func(msg string, args ...any)) (map[string]net.Listener, error
 		case out[name] != nil:
 			return nil, fmt.Errorf("systemd passed two sockets with the name %s", name)
 		default:
-			if u, ok := l.(*net.UnixListener); ok {
-				u.SetUnlinkOnClose(false) // the file is systemd's
-			}
-			out[name] = l
+			out[name] = l // closing it leaves the file, which is systemd's
 		}
 	}
 	return out, nil

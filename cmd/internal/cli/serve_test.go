@@ -200,7 +200,10 @@ func (s *site) prepare() {
 	if out := s.run(0, "", "vault", "setup", "--apply"); strings.Contains(out, "to do") || !strings.Contains(out, "secret-id") {
 		s.t.Errorf("the setup: %s", out)
 	}
-	s.run(1, "", "vault", "setup", "--apply") // never overwrites a credential
+	s.run(1, "", "vault", "setup", "--apply") // never overwrites a credential, and then makes none
+	if made := s.vault.Must("LIST", "auth/approle/role/tokenvault/secret-id", nil)["keys"].([]any); len(made) != 1 {
+		s.t.Errorf("%d secret ids were made", len(made))
+	}
 	s.run(0, "marker-client-secret\n", "secret", "put", "shop")
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"net"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
 	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 	"github.com/tokenvault/tokenvault/unix/api"
@@ -161,6 +163,9 @@ func TestStale(t *testing.T) {
 	}
 	check()
 	r.await("private keys were wiped")
+	if _, _, err := r.daemon.open().keys.Active(keyring.Private); !errors.Is(err, keyring.ErrWiped) {
+		t.Errorf("the private key is still there: %v", err)
+	}
 	if _, err := w.client("private").AccessToken(t.Context(), appID, session.HumanID); client.CodeOf(err) != api.StoreUnavailable {
 		t.Errorf("an access token past max_stale: %v", err)
 	}
@@ -315,9 +320,11 @@ func TestInheritedSockets(t *testing.T) {
 		conf := w.config()
 		conf.Listeners = maps.Clone(sockets)
 		c.change(conf.Listeners)
-		if err := Run(t.Context(), conf); err == nil || !strings.Contains(err.Error(), want) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // it would run for ever
+		if err := Run(ctx, conf); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q: %v", want, err)
 		}
+		cancel()
 		for _, l := range sockets {
 			_ = l.Close()
 		}

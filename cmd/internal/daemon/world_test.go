@@ -139,6 +139,7 @@ type running struct {
 	mu     sync.Mutex
 	states []string
 	news   chan struct{} // after each state
+	daemon *daemon       // once the service manager was told anything
 	stop   context.CancelFunc
 	ended  chan error
 }
@@ -163,7 +164,17 @@ func (w *world) start(change ...func(*Config)) *running {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	go func() { r.ended <- Run(ctx, c) }()
+	go func() {
+		d, err := prepare(ctx, c) // as Run
+		if err != nil {
+			r.ended <- err
+			return
+		}
+		r.mu.Lock()
+		r.daemon = d
+		r.mu.Unlock()
+		r.ended <- d.run(ctx)
+	}()
 	w.t.Cleanup(func() { stop(); <-r.ended })
 	return r
 }
