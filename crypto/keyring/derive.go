@@ -3,7 +3,6 @@ package keyring
 import (
 	"crypto/ed25519"
 	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
@@ -51,24 +50,26 @@ func wrapContext(store seal.StoreID, class Class, id seal.KeyID) []byte {
 // derived holds what is made of the index key and the audit key. The two keys
 // themselves are not kept.
 type derived struct {
-	rows, sessions, mac secret.Text // of the index key
+	rows, sessions, mac secret.MAC  // of the index key
 	subject, seed       secret.Text // of the audit key
 }
 
 func (d *derived) wipe() {
-	for _, t := range []secret.Text{d.rows, d.sessions, d.mac, d.subject, d.seed} {
-		t.Wipe()
+	for _, m := range []secret.MAC{d.rows, d.sessions, d.mac} {
+		m.Wipe()
 	}
+	d.subject.Wipe()
+	d.seed.Wipe()
 }
 
 func (d *derived) fromIndexKey(key secret.Text, store seal.StoreID) (err error) {
-	if d.rows, err = subkey(key, store, labelIndex, "rows"); err != nil {
+	if d.rows, err = submac(key, store, labelIndex, "rows"); err != nil {
 		return err
 	}
-	if d.sessions, err = subkey(key, store, labelIndex, "sessions"); err != nil {
+	if d.sessions, err = submac(key, store, labelIndex, "sessions"); err != nil {
 		return err
 	}
-	d.mac, err = subkey(key, store, labelBlob, "mac")
+	d.mac, err = submac(key, store, labelBlob, "mac")
 	return err
 }
 
@@ -90,6 +91,15 @@ func subkey(key secret.Text, store seal.StoreID, label, what string) (secret.Tex
 	return secret.New(b), nil
 }
 
+func submac(key secret.Text, store seal.StoreID, label, what string) (secret.MAC, error) {
+	sub, err := subkey(key, store, label, what)
+	if err != nil {
+		return secret.MAC{}, err
+	}
+	defer sub.Wipe()
+	return secret.NewMAC(sub), nil
+}
+
 func newKey() secret.Text {
 	var b [seal.KeySize]byte
 	defer clear(b[:])
@@ -99,21 +109,17 @@ func newKey() secret.Text {
 
 func clone(t secret.Text) secret.Text { return secret.New(t.Reveal()) }
 
-func hmacSum(key secret.Text, message []byte) (sum [sha256.Size]byte) {
-	h := hmac.New(sha256.New, key.Reveal())
-	h.Write(message)
-	h.Sum(sum[:0])
-	return sum
-}
-
 func (d *derived) signer() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(d.seed.Reveal()) }
 
 func (d *derived) row(kind string, clientID user.ClientID, id string) seal.RowID {
-	return hmacSum(d.rows, seal.Enc([]byte(kind), []byte(clientID), []byte(id)))
+	var room [256]byte // for ids as they are in use
+	m := seal.AppendField(room[:0], kind)
+	m = seal.AppendField(m, clientID)
+	return d.rows.Sum(seal.AppendField(m, id))
 }
 
 func (d *derived) session(clientID user.ClientID, token secret.Text) seal.RowID {
 	message := seal.Enc([]byte(clientID), token.Reveal())
 	defer clear(message)
-	return hmacSum(d.sessions, message)
+	return d.sessions.Sum(message)
 }

@@ -92,12 +92,17 @@ func BenchmarkHumanRow(b *testing.B) {
 	}
 }
 
-func BenchmarkKey(b *testing.B) {
+func BenchmarkOpenBox(b *testing.B) {
 	k, _, _ := fresh(b)
-	id := activeID(b, k, Public)
+	id, key, _ := k.Active(Public)
+	bind := seal.Binding{Store: k.StoreID(), Purpose: seal.Public, Revision: 1}
+	envelope, err := seal.Seal(key, id, bind, make([]byte, 200))
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := k.Key(Public, id); err != nil {
+		if _, err := k.OpenBox(Public, bind, envelope); err != nil {
 			b.Fatal(err)
 		}
 	}

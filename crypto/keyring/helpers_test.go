@@ -185,7 +185,7 @@ func advance(t testing.TB, k *Keyring, m *memory, change func(*document)) {
 	m.put(d.encode(k.snapshotMAC()))
 }
 
-func (k *Keyring) snapshotMAC() secret.Text {
+func (k *Keyring) snapshotMAC() secret.MAC {
 	k.reload.Lock()
 	defer k.reload.Unlock()
 	return k.snapshot().derived.mac
@@ -217,6 +217,16 @@ func rotate(t testing.TB, w *transit, d *document, class Class) (old, fresh seal
 func remove(d *document, id seal.KeyID) {
 	e := d.find(id)
 	e.state, e.wrapped = Removed, ""
+}
+
+// Key is a copy of the key that OpenBox would open with.
+func (k *Keyring) Key(class Class, id seal.KeyID) (secret.Text, error) {
+	defer k.mu.RUnlock()
+	key, err := k.use().find(class, id)
+	if err != nil {
+		return secret.Text{}, err
+	}
+	return clone(key.text), nil
 }
 
 func activeID(t testing.TB, k *Keyring, class Class) seal.KeyID {

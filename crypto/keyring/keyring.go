@@ -86,14 +86,23 @@ type held struct {
 	sum     [sha256.Size]byte // of the blob
 	derived derived
 	active  map[Class]seal.KeyID
-	keys    map[seal.KeyID]secret.Text // data keys that are not removed
+	keys    map[seal.KeyID]dataKey // those that are not removed
+}
+
+// dataKey is a data key as it came from Vault, and prepared for opening.
+type dataKey struct {
+	text     secret.Text
+	prepared seal.Key
+}
+
+func (d dataKey) wipe() {
+	d.text.Wipe()
+	d.prepared.Wipe()
 }
 
 func (h *held) wipe() {
 	h.derived.wipe()
-	for _, k := range h.keys {
-		k.Wipe()
-	}
+	h.wipeKeys()
 }
 
 // use locks mu for reading and returns the keys. The caller has deferred the
@@ -141,24 +150,37 @@ func (k *Keyring) Active(class Class) (seal.KeyID, secret.Text, error) {
 	if !ok {
 		return seal.KeyID{}, secret.Text{}, fmt.Errorf("active %s key: %w", class, ErrWiped)
 	}
-	return id, clone(key), nil
+	return id, clone(key.text), nil
 }
 
-// Key returns the key of that class and id, active or decrypt-only. The Text is
-// the caller's own copy, which it may wipe. The error matches [ErrUnknownKey] or
-// [ErrWiped].
-func (k *Keyring) Key(class Class, id seal.KeyID) (secret.Text, error) {
+// OpenBox opens an envelope under the key of that class which it names, active or
+// decrypt-only. The key stays in here; b.Store need not be set. The error matches
+// [ErrUnknownKey] or [ErrWiped], or is one of [seal.Open].
+func (k *Keyring) OpenBox(class Class, b seal.Binding, envelope []byte) ([]byte, error) {
 	defer k.mu.RUnlock()
 	h := k.use()
+	header, err := seal.ParseHeader(envelope)
+	if err != nil {
+		return nil, err
+	}
+	key, err := h.find(class, header.Key)
+	if err != nil {
+		return nil, err
+	}
+	b.Store = h.doc.store
+	return key.prepared.Open(b, envelope)
+}
+
+func (h *held) find(class Class, id seal.KeyID) (dataKey, error) {
 	e := h.doc.find(id)
 	if e == nil || e.class != class || !class.data() || e.state == Removed {
-		return secret.Text{}, fmt.Errorf("%s key %s: %w", class, id, ErrUnknownKey)
+		return dataKey{}, fmt.Errorf("%s key %s: %w", class, id, ErrUnknownKey)
 	}
 	key, ok := h.keys[id]
 	if !ok {
-		return secret.Text{}, fmt.Errorf("%s key %s: %w", class, id, ErrWiped)
+		return dataKey{}, fmt.Errorf("%s key %s: %w", class, id, ErrWiped)
 	}
-	return clone(key), nil
+	return key, nil
 }
 
 // Wipe clears the data keys of one class from memory, as is due when Vault was
@@ -174,7 +196,7 @@ func (k *Keyring) Wipe(class Class) {
 	}
 	for _, e := range k.held.doc.entries {
 		if e.class == class {
-			k.held.keys[e.id].Wipe()
+			k.held.keys[e.id].wipe()
 			delete(k.held.keys, e.id)
 		}
 	}

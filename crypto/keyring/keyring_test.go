@@ -3,6 +3,8 @@ package keyring
 import (
 	"bytes"
 	"errors"
+	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/tokenvault/tokenvault/crypto/seal"
@@ -50,7 +52,7 @@ func TestWipe(t *testing.T) {
 	_, before, _ := k.Active(Private)
 	k.Wipe(Private)
 	k.Wipe(Index) // nothing to do
-	if !own.Equal(secret.New(make([]byte, seal.KeySize))) {
+	if !own.text.Equal(secret.New(make([]byte, seal.KeySize))) || opens(own.prepared, k.StoreID()) {
 		t.Error("the bytes are still there")
 	}
 	if _, _, err := k.Active(Private); !errors.Is(err, ErrWiped) {
@@ -78,14 +80,78 @@ func TestWipe(t *testing.T) {
 	}
 }
 
+// opens reports whether a prepared key does its work, which a wiped one refuses.
+func opens(key seal.Key, store seal.StoreID) bool {
+	b := seal.Binding{Purpose: seal.Public, Store: store}
+	envelope, err := seal.Seal(newKey(), seal.KeyID{}, b, nil)
+	return err == nil && !panics(func() { _, _ = key.Open(b, envelope) })
+}
+
+func sums(m secret.MAC) bool { return !panics(func() { m.Sum(nil) }) }
+
+func panics(f func()) (did bool) {
+	defer func() { did = recover() != nil }()
+	f()
+	return false
+}
+
+// TestWipeWhileOpening: a box opens or the key is gone, and nothing in between.
+func TestWipeWhileOpening(t *testing.T) {
+	k, _, _ := fresh(t)
+	id, key, _ := k.Active(Private)
+	b := seal.Binding{Store: k.StoreID(), Purpose: seal.Private, Revision: 1}
+	envelope, err := seal.Seal(key, id, b, []byte("marker-plaintext"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for opened, wiped := false, false; !opened || !wiped; {
+				out, err := k.OpenBox(Private, b, envelope)
+				opened = opened || string(out) == "marker-plaintext"
+				wiped = wiped || errors.Is(err, ErrWiped)
+				if err != nil && !errors.Is(err, ErrWiped) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { readers.Wait(); close(done) }()
+	for {
+		k.Wipe(Private)
+		runtime.Gosched()
+		mustReload(t, k)
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
 func TestClose(t *testing.T) {
 	k, _, _ := fresh(t)
 	id, copied, _ := k.Active(Private)
 	h := k.snapshot()
-	inside := []secret.Text{h.keys[id], h.derived.rows, h.derived.sessions, h.derived.mac, h.derived.subject, h.derived.seed}
+	own := h.keys[id]
+	inside := []secret.Text{own.text, h.derived.subject, h.derived.seed}
+	if !opens(own.prepared, h.doc.store) || !sums(h.derived.rows) {
+		t.Error("the keys are of no use before")
+	}
 	k.Close()
 	k.Close()
 	k.Wipe(Private)
+	if opens(own.prepared, h.doc.store) {
+		t.Error("a prepared key is still in memory")
+	}
+	for i, m := range []secret.MAC{h.derived.rows, h.derived.sessions, h.derived.mac} {
+		if sums(m) {
+			t.Errorf("the key of MAC %d is still in memory", i)
+		}
+	}
 	zero := secret.New(make([]byte, seal.KeySize))
 	for i, text := range inside {
 		if !text.Equal(zero) {
@@ -97,7 +163,7 @@ func TestClose(t *testing.T) {
 	}
 	for name, use := range map[string]func(){
 		"Active":     func() { _, _, _ = k.Active(Public) },
-		"Key":        func() { _, _ = k.Key(Public, id) },
+		"OpenBox":    func() { _, _ = k.OpenBox(Public, seal.Binding{}, make([]byte, 100)) },
 		"HumanRow":   func() { k.HumanRow("app", "id") },
 		"SessionRow": func() { k.SessionRow("app", copied) },
 		"Signer":     func() { k.Signer() },

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -109,9 +108,9 @@ func compose(ctx context.Context, c Config) ([]byte, error) {
 }
 
 // encode is the blob of d, which check has passed.
-func (d *document) encode(mac secret.Text) []byte {
+func (d *document) encode(mac secret.MAC) []byte {
 	body := d.body()
-	sum := hmacSum(mac, body)
+	sum := mac.Sum(body)
 	return append(body, sum[:]...)
 }
 
@@ -159,8 +158,8 @@ func parse(blob []byte, version uint64) (*loaded, error) {
 }
 
 // authentic checks the MAC.
-func (l *loaded) authentic(key secret.Text) error {
-	if sum := hmacSum(key, l.body); !hmac.Equal(sum[:], l.mac) {
+func (l *loaded) authentic(key secret.MAC) error {
+	if sum := key.Sum(l.body); !hmac.Equal(sum[:], l.mac) {
 		return fmt.Errorf("%w: its HMAC does not match", ErrDamaged)
 	}
 	return nil
@@ -203,8 +202,8 @@ func (l *loaded) withKey(ctx context.Context, w Wrapper, class Class, use func(s
 
 // fill unwraps the data keys of h.doc, those that have does not hold already.
 // What have holds is copied. On an error h has what came before it.
-func (h *held) fill(ctx context.Context, w Wrapper, have map[seal.KeyID]secret.Text) error {
-	h.active, h.keys = map[Class]seal.KeyID{}, map[seal.KeyID]secret.Text{}
+func (h *held) fill(ctx context.Context, w Wrapper, have map[seal.KeyID]dataKey) error {
+	h.active, h.keys = map[Class]seal.KeyID{}, map[seal.KeyID]dataKey{}
 	for _, e := range h.doc.entries {
 		if !e.class.data() || e.state == Removed {
 			continue
@@ -212,15 +211,21 @@ func (h *held) fill(ctx context.Context, w Wrapper, have map[seal.KeyID]secret.T
 		if e.state == Active {
 			h.active[e.class] = e.id
 		}
-		if key, ok := have[e.id]; ok {
-			h.keys[e.id] = clone(key)
-			continue
+		var key secret.Text
+		if old, ok := have[e.id]; ok {
+			key = clone(old.text)
+		} else {
+			var err error
+			if key, err = h.doc.unwrap(ctx, w, e); err != nil {
+				return err
+			}
 		}
-		key, err := h.doc.unwrap(ctx, w, e)
+		prepared, err := seal.NewKey(key, h.doc.store)
 		if err != nil {
-			return err
+			key.Wipe()
+			return fmt.Errorf("%s key %s of store %s: %w", e.class, e.id, h.doc.store, err)
 		}
-		h.keys[e.id] = key
+		h.keys[e.id] = dataKey{text: key, prepared: prepared}
 	}
 	return nil
 }
@@ -277,8 +282,8 @@ func (k *Keyring) snapshot() *held {
 }
 
 func (h *held) wipeKeys() {
-	for key := range maps.Values(h.keys) {
-		key.Wipe()
+	for _, key := range h.keys {
+		key.wipe()
 	}
 }
 

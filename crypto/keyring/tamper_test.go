@@ -88,8 +88,8 @@ func TestAlteredDocument(t *testing.T) {
 		if w.calls != calls+1 {
 			t.Errorf("%s: %d keys were unwrapped before the HMAC was checked", name, w.calls-calls)
 		}
-		damaged(t, w, name+", MAC of his own", d.encode(newKey()))
-		damaged(t, w, name+", MAC under no key", d.encode(secret.Text{}))
+		damaged(t, w, name+", MAC of his own", d.encode(secret.NewMAC(newKey())))
+		damaged(t, w, name+", MAC under no key", d.encode(secret.NewMAC(secret.Text{})))
 	}
 }
 
@@ -241,7 +241,7 @@ func TestWrongBytes(t *testing.T) {
 	} {
 		bad := bytes.Clone(body)
 		bad[c.at] = c.to
-		sum := hmacSum(k.snapshotMAC(), bad)
+		sum := k.snapshotMAC().Sum(bad)
 		if err := damaged(t, w, name, append(bad, sum[:]...)); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -138,11 +138,42 @@ func Enc(fields ...[]byte) []byte {
 	}
 	out := make([]byte, 0, size)
 	for _, f := range fields {
-		out = binary.BigEndian.AppendUint32(out, uint32(len(f)))
-		out = append(out, f...)
+		out = AppendField(out, f)
 	}
 	return out
 }
+
+// AppendField adds one field as [Enc] does.
+func AppendField[T ~string | ~[]byte](b []byte, field T) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(field))), field...)
+}
+
+// Key is a data key of one store, prepared: what HKDF extracts from the two is the
+// same for every record, and is done once. The zero Key opens nothing.
+type Key struct {
+	store     StoreID
+	extracted secret.MAC
+}
+
+// NewKey prepares a data key, which the caller still owns. It fails when the key
+// is not [KeySize] long.
+func NewKey(key secret.Text, store StoreID) (Key, error) {
+	if key.Len() != KeySize {
+		return Key{}, fmt.Errorf("a data key has %d bytes, not %d", KeySize, key.Len())
+	}
+	b, err := hkdf.Extract(sha256.New, key.Reveal(), store[:])
+	if err != nil {
+		return Key{}, fmt.Errorf("prepare a data key: %w", err)
+	}
+	extracted := secret.New(b)
+	clear(b)
+	defer extracted.Wipe()
+	return Key{store: store, extracted: secret.NewMAC(extracted)}, nil
+}
+
+// Wipe clears k and all copies of it. Nothing may be opened with them meanwhile or
+// afterwards.
+func (k Key) Wipe() { k.extracted.Wipe() }
 
 // Seal puts plaintext into a new envelope under the data key that id names. It
 // fails only on what the caller got wrong: a key that is not [KeySize] long, a
@@ -151,7 +182,12 @@ func Seal(key secret.Text, id KeyID, b Binding, plaintext []byte) ([]byte, error
 	if len(plaintext) > MaxPlaintext {
 		return nil, fmt.Errorf("seal %s box of row %s: %d bytes are more than %d", b.Purpose, b.Row, len(plaintext), MaxPlaintext)
 	}
-	record, err := recordKey(key, id, b)
+	prepared, err := NewKey(key, b.Store)
+	if err != nil {
+		return nil, fmt.Errorf("seal box of row %s: %w", b.Row, err)
+	}
+	defer prepared.Wipe()
+	record, err := prepared.record(id, b)
 	if err != nil {
 		return nil, fmt.Errorf("seal box of row %s: %w", b.Row, err)
 	}
@@ -165,13 +201,23 @@ func Seal(key secret.Text, id KeyID, b Binding, plaintext []byte) ([]byte, error
 	out = append(out, id[:]...)
 	out = binary.BigEndian.AppendUint64(out, b.Revision)
 	out = append(out, nonce[:]...)
-	return secretbox.Seal(out, plaintext, &nonce, record), nil
+	return secretbox.Seal(out, plaintext, &nonce, &record), nil
 }
 
 // Open returns the plaintext of an envelope, which the caller owns. The error
 // matches [ErrMalformed] or [ErrTampered], or says what is wrong with the key or
 // the purpose.
 func Open(key secret.Text, b Binding, envelope []byte) ([]byte, error) {
+	prepared, err := NewKey(key, b.Store)
+	if err != nil {
+		return nil, fmt.Errorf("open box of row %s: %w", b.Row, err)
+	}
+	defer prepared.Wipe()
+	return prepared.Open(b, envelope)
+}
+
+// Open is the function [Open] with a key that was prepared.
+func (k Key) Open(b Binding, envelope []byte) ([]byte, error) {
 	h, err := ParseHeader(envelope)
 	if err != nil {
 		return nil, err
@@ -179,13 +225,13 @@ func Open(key secret.Text, b Binding, envelope []byte) ([]byte, error) {
 	if h.Revision != b.Revision {
 		return nil, fmt.Errorf("open %s box of row %s: revision %d where %d is expected: %w", b.Purpose, b.Row, h.Revision, b.Revision, ErrTampered)
 	}
-	record, err := recordKey(key, h.Key, b)
+	record, err := k.record(h.Key, b)
 	if err != nil {
 		return nil, fmt.Errorf("open box of row %s: %w", b.Row, err)
 	}
 	defer clear(record[:])
 	nonce := [nonceSize]byte(envelope[headerSize:])
-	plaintext, ok := secretbox.Open(nil, envelope[headerSize+nonceSize:], &nonce, record)
+	plaintext, ok := secretbox.Open(nil, envelope[headerSize+nonceSize:], &nonce, &record)
 	if !ok {
 		return nil, fmt.Errorf("open %s box of row %s with key %s: %w", b.Purpose, b.Row, h.Key, ErrTampered)
 	}
@@ -218,19 +264,20 @@ func ParseHeader(envelope []byte) (Header, error) {
 	}, nil
 }
 
-// recordKey derives the key of one box. The caller clears it.
-func recordKey(key secret.Text, id KeyID, b Binding) (*[KeySize]byte, error) {
-	if key.Len() != KeySize {
-		return nil, fmt.Errorf("a data key has %d bytes, not %d", KeySize, key.Len())
-	}
+// record derives the key of one box. The caller clears it.
+func (k Key) record(id KeyID, b Binding) ([KeySize]byte, error) {
 	if !b.Purpose.known() {
-		return nil, fmt.Errorf("there is no purpose %q", b.Purpose)
+		return [KeySize]byte{}, fmt.Errorf("there is no purpose %q", b.Purpose)
 	}
-	revision := binary.BigEndian.AppendUint64(nil, b.Revision)
-	info := Enc([]byte(labelRecord), id[:], []byte(b.Purpose), b.Row[:], revision)
-	derived, err := hkdf.Key(sha256.New, key.Reveal(), b.Store[:], string(info), KeySize)
-	if err != nil {
-		return nil, fmt.Errorf("derive a record key: %w", err)
+	if b.Store != k.store {
+		return [KeySize]byte{}, errors.New("the key is of another store")
 	}
-	return (*[KeySize]byte)(derived), nil
+	var info [128]byte // fits all
+	m := AppendField(info[:0], labelRecord)
+	m = AppendField(m, id[:])
+	m = AppendField(m, b.Purpose)
+	m = AppendField(m, b.Row[:])
+	m = binary.BigEndian.AppendUint64(append(m, 0, 0, 0, 8), b.Revision)
+	// HKDF-Expand of 32 bytes is one block (RFC 5869 section 2.3): T(1).
+	return k.extracted.Sum(append(m, 1)), nil
 }

@@ -150,7 +150,8 @@ func (s *Store) sealBox(class keyring.Class, p seal.Purpose, id [32]byte, revisi
 		return nil, fmt.Errorf("take the active key of class %s: %w", class, err)
 	}
 	defer key.Wipe()
-	return seal.Seal(key, keyID, s.binding(p, id, revision), plaintext)
+	b := seal.Binding{Store: s.keys.StoreID(), Purpose: p, Row: id, Revision: revision}
+	return seal.Seal(key, keyID, b, plaintext)
 }
 
 // openBox opens an envelope that must have been sealed for exactly this row.
@@ -162,25 +163,17 @@ func (s *Store) openBox(ctx context.Context, class keyring.Class, p seal.Purpose
 	if h.Revision != revision {
 		return nil, fmt.Errorf("%s box: %w", p, errRevision)
 	}
-	key, err := s.keys.Key(class, h.Key)
+	b := seal.Binding{Purpose: p, Row: id, Revision: revision}
+	plaintext, err := s.keys.OpenBox(class, b, envelope)
 	if errors.Is(err, keyring.ErrUnknownKey) {
 		if err = s.refresh(ctx); err == nil {
-			key, err = s.keys.Key(class, h.Key)
+			plaintext, err = s.keys.OpenBox(class, b, envelope)
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s box: key %s: %w", p, h.Key, err)
-	}
-	defer key.Wipe()
-	plaintext, err := seal.Open(key, s.binding(p, id, revision), envelope)
 	if err != nil {
 		return nil, fmt.Errorf("%s box: %w", p, err)
 	}
 	return plaintext, nil
-}
-
-func (s *Store) binding(p seal.Purpose, id [32]byte, revision uint64) seal.Binding {
-	return seal.Binding{Store: s.keys.StoreID(), Purpose: p, Row: id, Revision: revision}
 }
 
 // refresh reloads the keyring when the driver holds another version of it, as
