@@ -14,9 +14,9 @@ func TestVaultDown(t *testing.T) {
 	w.vault.Stop()
 	w.start()
 	h := w.awaitHealth(func(status int, h health) bool {
-		return status == 503 && strings.Contains(strings.Join(h.Reasons, " "), "Vault")
+		return status == 503 && strings.Contains(h.text(), "Vault")
 	})
-	t.Logf("figure: not ready, and health says: %s", strings.Join(h.Reasons, "; "))
+	t.Logf("figure: not ready, and health says: %s", h.text())
 	human := w.sim.NewHumanID()
 	s := w.finishEvent(human, "down@example.test")
 	root := w.root("public")
@@ -35,7 +35,7 @@ func TestVaultDown(t *testing.T) {
 
 	w.vault.Stop()
 	h = w.awaitHealth(func(status int, h health) bool { return status == 200 && h.Degraded })
-	t.Logf("figure: Vault away, and health says: %s", strings.Join(h.Reasons, "; "))
+	t.Logf("figure: Vault away, and health says: %s", h.text())
 	for range 3 {
 		root.do("POST", tokens, w.finishEvent(w.sim.NewHumanID(), "later@example.test").json()).want(t, 200, "")
 		root.do("GET", "/v1/users/"+human+"?clientId="+shop, "").want(t, 200, "")

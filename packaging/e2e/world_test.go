@@ -54,7 +54,6 @@ type options struct {
 	settings string // TOML tables added to the configuration
 	rules    string // instead of defaultRules
 	level    string // of the log, default info
-	wrap     []string
 }
 
 // defaultRules: the web app may exchange on both sockets, the worker may read.
@@ -298,6 +297,8 @@ type health struct {
 	Degraded bool     `json:"degraded"`
 	Reasons  []string `json:"reasons"`
 }
+
+func (h health) text() string { return strings.Join(h.Reasons, "; ") }
 
 // awaitHealth polls health until it is as wanted, for at most a minute.
 func (w *world) awaitHealth(want func(status int, h health) bool) health {

@@ -74,7 +74,8 @@ func TestVaultAwayAtStart(t *testing.T) {
 	r := w.start()
 	r.await("STATUS=Not ready: log in at Vault: ")
 	health, err := w.client("public").Health(t.Context())
-	if err != nil || health.Ready || !strings.Contains(strings.Join(health.Reasons, " "), "vault cannot be reached") {
+	if err != nil || health.Ready || !strings.Contains(strings.Join(health.Reasons, " "), "Vault cannot be reached") ||
+		strings.Contains(strings.Join(health.Reasons, " "), "127.0.0.1") {
 		t.Errorf("health: %+v, %v", health, err)
 	}
 	_, err = w.client("public").Exchange(t.Context(), w.session())
@@ -106,8 +107,12 @@ func TestDeniedAtStart(t *testing.T) {
 	r := w.start()
 	r.await("lacks update on transit/encrypt/tokenvault")
 	health, err := w.client("public").Health(t.Context())
-	if err != nil || health.Ready || !strings.Contains(strings.Join(health.Reasons, " "), "transit/encrypt/tokenvault") {
-		t.Errorf("health: %+v, %v", health, err)
+	if err != nil || health.Ready || !strings.Contains(strings.Join(health.Reasons, " "), "denies") || strings.Contains(strings.Join(health.Reasons, " "), "transit") {
+		t.Errorf("health, which everybody may read: %+v, %v", health, err)
+	}
+	status, err := w.client("admin").AdminStatus(t.Context())
+	if err != nil || !strings.Contains(strings.Join(status.Health.Reasons, " "), "transit/encrypt/tokenvault") {
+		t.Errorf("status: %+v, %v", status.Health, err)
 	}
 	v.Must("PUT", "sys/policies/acl/tokenvault", map[string]any{"policy": policy})
 	r.await("READY=1")

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/tokenvault/tokenvault/unix/api"
+	"github.com/tokenvault/tokenvault/vault"
 )
 
 type phase int
@@ -21,19 +23,21 @@ const (
 type state struct {
 	mu      sync.Mutex
 	phase   phase
-	reason  string   // why it is still starting
+	reason  string   // why it is still starting, for administrators
+	brief   string   // the same for everybody
 	missing []string // rights that Vault does not give
 	stale   error    // why private keys are not in memory
 }
 
-func (s *state) set(p phase, reason string) (changed bool) {
+// set takes why in words for administrators, and for everybody.
+func (s *state) set(p phase, reason, brief string) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase == draining {
 		return false // there is no way back
 	}
 	changed = s.phase != p || s.reason != reason
-	s.phase, s.reason = p, reason
+	s.phase, s.reason, s.brief = p, reason, brief
 	return changed
 }
 
@@ -57,16 +61,74 @@ func (s *state) staleness() error {
 	return s.stale
 }
 
-func (s *state) read() (phase, string, []string) {
+func (s *state) read() (p phase, reason, brief string, missing []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.phase, s.reason, s.missing
+	return s.phase, s.reason, s.brief, s.missing
 }
 
-// health is the answer to GET /v1/health. Everybody may ask: reasons name apps
-// and Vault paths, never a user or a secret.
+// Reasons that everybody may read: they name no address, app or path. An
+// administrator reads the details in the status.
+const (
+	briefUnreachable = "Vault cannot be reached"
+	briefDenied      = "Vault denies the daemon something that it needs"
+	briefLacking     = "Vault lacks something that the daemon needs"
+	briefSecrets     = "the clientSecret of an app is not available or not fresh"
+	briefPrivateKeys = "private keys are not in memory"
+)
+
+func brief(err error) string {
+	switch {
+	case errors.Is(err, vault.ErrUnreachable):
+		return briefUnreachable
+	case errors.Is(err, vault.ErrDenied):
+		return briefDenied
+	}
+	return briefLacking
+}
+
+// publicHealth is the answer to GET /v1/health. Everybody may ask.
+func (d *daemon) publicHealth() api.Health {
+	phase, _, why, missing := d.state.read()
+	h := d.health()
+	switch {
+	case phase == starting:
+		h.Reasons = []string{why}
+	case phase == draining || !h.Degraded:
+		return h
+	default:
+		h.Reasons = d.briefly(missing)
+	}
+	return h
+}
+
+// briefly says in constant words what health says in detail.
+func (d *daemon) briefly(missing []string) []string {
+	reasons := []string{}
+	if d.source.Session != nil {
+		switch v := d.source.Session.Status(); {
+		case v.Denied:
+			reasons = append(reasons, briefDenied)
+		case !v.Reachable || v.Reason != "":
+			reasons = append(reasons, briefUnreachable)
+		}
+	}
+	if len(missing) > 0 && !slices.Contains(reasons, briefDenied) {
+		reasons = append(reasons, briefDenied)
+	}
+	if slices.ContainsFunc(d.secrets.Status(), func(s vault.SecretState) bool { return s.Reason != "" }) {
+		reasons = append(reasons, briefSecrets)
+	}
+	if d.state.staleness() != nil {
+		reasons = append(reasons, briefPrivateKeys)
+	}
+	return reasons
+}
+
+// health is what an administrator reads: reasons name apps, addresses and Vault
+// paths, never a user or a secret.
 func (d *daemon) health() api.Health {
-	phase, reason, missing := d.state.read()
+	phase, reason, _, missing := d.state.read()
 	switch phase {
 	case starting:
 		return api.Health{Reasons: []string{reason}}
@@ -88,7 +150,7 @@ func (d *daemon) health() api.Health {
 		}
 	}
 	if err := d.state.staleness(); err != nil {
-		h.Reasons = append(h.Reasons, "private keys are not in memory")
+		h.Reasons = append(h.Reasons, briefPrivateKeys)
 	}
 	h.Degraded = len(h.Reasons) > 0
 	return h
@@ -104,21 +166,21 @@ func firstOf(a, b string) string {
 // waiting says, once for each reason, why it is not ready.
 func (d *daemon) waiting(what string, err error) {
 	reason := fmt.Sprintf("%s: %v", what, err)
-	if d.state.set(starting, reason) {
+	if d.state.set(starting, reason, brief(err)) {
 		d.log.Warn("not ready", "reason", reason)
 		d.Notify("STATUS=Not ready: " + oneLine(reason))
 	}
 }
 
 func (d *daemon) ready() {
-	if d.state.set(serving, "") {
+	if d.state.set(serving, "", "") {
 		d.log.Info("ready", "version", d.Version, "instance", d.cfg.Instance)
 		d.Notify("READY=1\nSTATUS=Ready")
 	}
 }
 
 func (d *daemon) stopping() {
-	d.state.set(draining, "")
+	d.state.set(draining, "", "")
 	d.log.Info("stopping")
 	d.Notify("STOPPING=1\nSTATUS=Finishing what is in flight")
 }

@@ -31,7 +31,7 @@ func prepare(ctx context.Context, c Config) (*daemon, error) {
 		d.Notify = func(string) {}
 	}
 	d.started = d.Now()
-	d.state.set(starting, "starting")
+	d.state.set(starting, "starting", "starting")
 	if err := d.clients(); err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (d *daemon) listen() error {
 	}
 	l := d.cfg.Limits
 	d.server, err = server.New(server.Config{
-		Listeners: listeners, Policy: rules, Health: d.health, Version: d.Version, Admin: admin{d},
+		Listeners: listeners, Policy: rules, Health: d.publicHealth, Version: d.Version, Admin: admin{d},
 		Limits: server.Limits{
 			Connections: l.Connections, ConnectionsPerUID: l.ConnectionsPerUID, InFlightPerUID: l.InFlightPerUID,
 			Body: int64(l.Body), Header: int(l.Header),
