@@ -33,6 +33,7 @@ type route struct {
 // What the services can fail with. Draining is everywhere.
 var (
 	failsRead     = []user.Failure{user.UnknownUser, user.AmbiguousUser, user.Forgotten, user.StoreUnavailable}
+	failsToken    = append([]user.Failure{user.VaultStale, user.SecretUnavailable}, failsRead...)
 	failsList     = []user.Failure{user.AmbiguousUser, user.StoreUnavailable}
 	failsUpstream = []user.Failure{
 		user.Forgotten, user.UserMismatch, user.UpstreamInvalid, user.UpstreamUnavailable, user.ExchangePending, user.TooManyWaiting,
@@ -50,7 +51,7 @@ var routes = func() []*route {
 		{method: http.MethodPost, path: "/v1/connect/tokens", grant: api.GrantExchange, fields: fieldHuman | fieldToken, clientUser: true, attempt: true, fails: failsExchange, act: (*call).exchange},
 		{method: http.MethodPost, path: "/v1/connect/publictokens", grant: api.GrantPublicToken, fields: fieldHuman, attempt: true, fails: failsPublicToken, act: (*call).publicToken},
 		{method: http.MethodGet, path: "/v1/users/{humanId}", grant: api.GrantLookup, human: true, clientUser: true, fails: failsRead, act: (*call).user},
-		{method: http.MethodGet, path: "/v1/users/{humanId}/access-token", grant: api.GrantAccessToken, human: true, clientUser: true, attempt: true, fails: failsRead, act: (*call).accessToken},
+		{method: http.MethodGet, path: "/v1/users/{humanId}/access-token", grant: api.GrantAccessToken, human: true, clientUser: true, attempt: true, fails: failsToken, act: (*call).accessToken},
 		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, fails: failsList, act: (*call).users},
 		{method: http.MethodGet, path: "/v1/admin/status", grant: api.GrantAdminRead, early: true, act: (*call).adminStatus},
 		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, fails: failsList, act: (*call).users},

@@ -99,10 +99,6 @@ func (d *daemon) vaultSays() error {
 
 // users is the store as the server may see it: private parts only while their
 // keys may be used.
-//
-// BUG: the caller is told store_unavailable, because the endpoint that gives out
-// access tokens does not list vault_stale and secret_unavailable; the reason
-// stands in health and in the log.
 type users struct {
 	*store.Store
 	d *daemon
@@ -110,7 +106,7 @@ type users struct {
 
 func (u users) Private(ctx context.Context, app user.ClientID, human user.HumanID) (user.Record, error) {
 	if err := u.d.state.staleness(); err != nil {
-		return user.Record{}, user.Fail(user.StoreUnavailable, "the private keys are not in memory: %w", err)
+		return user.Record{}, err
 	}
 	return u.Store.Private(ctx, app, human)
 }

@@ -171,7 +171,7 @@ func TestStale(t *testing.T) {
 	if _, _, err := r.daemon.open().keys.Active(keyring.Private); !errors.Is(err, keyring.ErrWiped) {
 		t.Errorf("the private key is still there: %v", err)
 	}
-	if _, err := w.client("private").AccessToken(t.Context(), appID, session.HumanID); client.CodeOf(err) != api.StoreUnavailable {
+	if _, err := w.client("private").AccessToken(t.Context(), appID, session.HumanID); client.CodeOf(err) != api.VaultStale {
 		t.Errorf("an access token past max_stale: %v", err)
 	}
 	if _, err := w.client("public").Exchange(t.Context(), w.session()); client.CodeOf(err) != api.VaultStale {
