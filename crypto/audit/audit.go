@@ -69,7 +69,7 @@ type Config struct {
 	// Signer signs checkpoints. Required. The log keeps it until it is closed.
 	Signer ed25519.PrivateKey
 	// SubjectKey is the HMAC key for subjects. Required, 32 bytes. The caller
-	// owns it and must not wipe it before Close.
+	// owns it and may wipe it once Open has returned.
 	SubjectKey secret.Text
 	// RotateSize is the size in bytes from which a segment is closed. Default
 	// 256 MiB.
@@ -85,7 +85,7 @@ type Log struct {
 	rotateSize int64
 	publicKey  ed25519.PublicKey
 	sign       func(message []byte) []byte // a func field: the key cannot be printed
-	subject    func(fields ...[]byte) []byte
+	subject    secret.MAC
 	now        func() time.Time
 	logger     *slog.Logger
 	syncFile   func(*os.File) error

@@ -31,6 +31,14 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+func BenchmarkSubject(b *testing.B) {
+	l := mustOpen(b, testConfig(logPath(b)))
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Subject("2e9574ecd415c99346879d07689ec1c732c11036", "b20c0ba4aeb79fe87f0e5b5ef7e6e5cc")
+	}
+}
+
 // BenchmarkDurable is audited writes by many callers. syncs/op shows the sharing.
 func BenchmarkDurable(b *testing.B) {
 	for _, callers := range []int{1, 16, 64} {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/secret"
 )
 
 const (
@@ -68,7 +70,7 @@ func (c Config) log() (*Log, error) {
 		path: c.Path, instance: c.Instance, rotateSize: c.RotateSize, now: c.Now, logger: c.Logger,
 		publicKey: c.Signer.Public().(ed25519.PublicKey),
 		sign:      func(message []byte) []byte { return ed25519.Sign(c.Signer, message) },
-		subject:   subjectMAC(c.SubjectKey),
+		subject:   secret.NewMAC(c.SubjectKey),
 		syncFile:  syncData,
 		group:     group{broken: make(chan struct{})},
 		wake:      make(chan struct{}, 1),

@@ -17,7 +17,6 @@ import (
 var revealers = map[string]string{
 	"crypto/secret/secret.go":                     "the type itself",
 	"crypto/secret/mac.go":                        "the blocks of an HMAC key, hashed and cleared",
-	"crypto/audit/subject.go":                     "HMAC key of subjects",
 	"crypto/keyring/derive.go":                    "keys derived from the index and the audit key, session tokens on their way to an id",
 	"crypto/seal/seal.go":                         "what HKDF extracts from a data key",
 	"crypto/store/format.go":                      "tokens on their way into a box",
