@@ -7,9 +7,10 @@
 // is the whole daemon over the Human API simulator, with keys and secrets from
 // inside the process instead of Vault (Vault is asked for neither a lookup nor
 // an exchange). The floor is another process that does as little as possible.
-// Both are called by the same lean callers: less work on their side makes the
-// ratio harder, not easier. Allocations are the callers'; what the servers cost is
-// said as time on their cores.
+// Both have the same callers, of two kinds: net/http's client, as in most
+// programs, and lean ones that leave the cores to the servers, which makes the
+// ratio harder. Allocations are the callers'; what the servers cost is said as
+// time on their cores.
 //
 // It holds benchmarks and nothing else, trusts the machine to be otherwise idle,
 // and keeps everything in directories that go away. Its figures stand on lines
