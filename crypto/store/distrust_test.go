@@ -10,6 +10,7 @@ import (
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/seal"
 	"github.com/tokenvault/tokenvault/crypto/store"
+	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
@@ -55,6 +56,36 @@ func TestIdsMustHashBack(t *testing.T) {
 	f.finds("another session's token", store.Intents, id, "hash back")
 	other = f.forged(keyring.Intent, seal.Intent, id, 4, nil, nil, []byte(app), []byte("h1"), intent("", "4").SessionToken.Reveal(), nil, []byte{0}, number(0), number(1), number(5))
 	f.finds("another arrival", store.Intents, id, "revision")
+}
+
+// swapping is a driver that answers with the row of another key.
+type swapping struct {
+	store.Driver
+	asked, given [32]byte
+}
+
+func (s *swapping) Get(ctx context.Context, t store.Table, key [32]byte) (store.Row, bool, error) {
+	if key == s.asked {
+		key = s.given
+	}
+	return s.Driver.Get(ctx, t, key)
+}
+
+// TestAnotherRowIsNoAnswer: who asks for one user and gets the whole row of
+// another one, key and all, is not answered with it.
+func TestAnotherRowIsNoAnswer(t *testing.T) {
+	f, swap := newFixture(t), &swapping{}
+	f.close()
+	f.wrap = func(d store.Driver) store.Driver { swap.Driver = d; return swap }
+	f.open(boltstore.Config{Path: f.path})
+	f.commit(f.begin("h1", "1"), "c1")
+	f.commit(f.begin("h2", "2"), "c2")
+	swap.asked, swap.given = f.keys.HumanRow(app, "h1"), f.keys.HumanRow(app, "h2")
+	_, err := f.Public(f.ctx(), app, "h1")
+	wantKind(t, err, user.StoreUnavailable)
+	_, err = f.Private(f.ctx(), app, "h1")
+	wantKind(t, err, user.StoreUnavailable)
+	swap.asked = [32]byte{}
 }
 
 // TestIntentPutBack: an intent that was removed is put back beside its end.

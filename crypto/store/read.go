@@ -181,7 +181,7 @@ func (s *Store) Intents(ctx context.Context) ([]user.Intent, error) {
 
 // known loads a user that must be there.
 func (s *Store) known(ctx context.Context, app user.ClientID, human user.HumanID) (userRow, error) {
-	row, err := s.loadUser(ctx, s.keys.HumanRow(app, human))
+	row, err := s.loadNamed(ctx, app, human)
 	if err == nil && !row.exists() {
 		err = user.Fail(user.UnknownUser, "no record of that user")
 	}
@@ -194,6 +194,29 @@ func (s *Store) known(ctx context.Context, app user.ClientID, human user.HumanID
 // loadUser reads a row and opens its public box. A row that is not there is no
 // error.
 func (s *Store) loadUser(ctx context.Context, id seal.RowID) (userRow, error) {
+	row, err := s.load(ctx, id)
+	if err == nil && row.exists() && s.keys.HumanRow(row.ClientID, row.HumanID) != id {
+		err = stranger(id)
+	}
+	return row, err
+}
+
+// loadNamed is loadUser by the ids that the row is named after. That those inside
+// are the same says as much as hashing them once more.
+func (s *Store) loadNamed(ctx context.Context, app user.ClientID, human user.HumanID) (userRow, error) {
+	id := s.keys.HumanRow(app, human)
+	row, err := s.load(ctx, id)
+	if err == nil && row.exists() && (row.ClientID != app || row.HumanID != human) {
+		err = stranger(id)
+	}
+	return row, err
+}
+
+func stranger(id seal.RowID) error { return unavailable("open "+at(Users, id), errStranger) }
+
+// load opens a row as id, whatever the driver says that it is. Its caller checks
+// the ids inside.
+func (s *Store) load(ctx context.Context, id seal.RowID) (userRow, error) {
 	row, found, err := s.driver.Get(ctx, Users, id)
 	if err != nil {
 		return userRow{}, unavailable("read "+at(Users, id), err)
@@ -201,14 +224,24 @@ func (s *Store) loadUser(ctx context.Context, id seal.RowID) (userRow, error) {
 	if !found {
 		return userRow{id: id}, nil
 	}
-	out, err := s.openUser(ctx, row)
+	row.Key = id
+	out, err := s.openRecord(ctx, row)
 	if err != nil {
 		return userRow{}, unavailable("open "+at(Users, id), err)
 	}
 	return out, nil
 }
 
+// openUser refuses a row whose ids inside are not its own.
 func (s *Store) openUser(ctx context.Context, row Row) (userRow, error) {
+	out, err := s.openRecord(ctx, row)
+	if err == nil && s.keys.HumanRow(out.ClientID, out.HumanID) != seal.RowID(row.Key) {
+		err = errStranger
+	}
+	return out, err
+}
+
+func (s *Store) openRecord(ctx context.Context, row Row) (userRow, error) {
 	public, private, err := decodeRow(row.Value)
 	if err != nil {
 		return userRow{}, err
@@ -221,9 +254,6 @@ func (s *Store) openUser(ctx context.Context, row Row) (userRow, error) {
 	clear(plaintext)
 	if err != nil {
 		return userRow{}, err
-	}
-	if s.keys.HumanRow(rec.ClientID, rec.HumanID) != seal.RowID(row.Key) {
-		return userRow{}, errStranger
 	}
 	return userRow{id: row.Key, revision: row.Revision, record: rec, private: private}, nil
 }

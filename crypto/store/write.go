@@ -131,7 +131,7 @@ func (s *Store) Commit(ctx context.Context, in user.Intent, rec user.Record) (us
 
 func (s *Store) commitOnce(ctx context.Context, in user.Intent, rec user.Record) (user.Result, error) {
 	d := s.draft()
-	cur, err := s.loadUser(ctx, s.keys.HumanRow(in.ClientID, in.HumanID))
+	cur, err := s.loadNamed(ctx, in.ClientID, in.HumanID)
 	if err != nil {
 		return user.Result{}, err
 	}
@@ -188,7 +188,7 @@ func (s *Store) finishOnce(ctx context.Context, in user.Intent, outcome user.Out
 	if outcome != user.IndeterminateOutcome {
 		return d.apply(ctx)
 	}
-	cur, err := s.loadUser(ctx, s.keys.HumanRow(in.ClientID, in.HumanID))
+	cur, err := s.loadNamed(ctx, in.ClientID, in.HumanID)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (s *Store) PutPublicToken(ctx context.Context, app user.ClientID, human use
 	var out user.Public
 	err := s.retry(ctx, "store the publicToken", func() error {
 		d := s.draft()
-		cur, err := s.loadUser(ctx, s.keys.HumanRow(app, human))
+		cur, err := s.loadNamed(ctx, app, human)
 		if err != nil {
 			return err
 		}
