@@ -77,7 +77,10 @@ type Intent struct {
 	// tells an expected "" (which is refused earlier) from none.
 	Expected    ClientUserID
 	ExpectedSet bool
-	ReceivedAt  time.Time
+	// BodyUserID is the clientUserId of the body, which must agree with the answer.
+	BodyUserID    ClientUserID
+	BodyUserIDSet bool
+	ReceivedAt    time.Time
 	// Incarnation of the store that took it: one of another is never sent.
 	Incarnation uint64
 	// Arrival is given by the store, in the transaction that writes the intent.
