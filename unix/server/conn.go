@@ -12,9 +12,6 @@ import (
 	"github.com/tokenvault/tokenvault/unix/policy"
 )
 
-// writeTimeout bounds one write to a caller that does not read.
-const writeTimeout = 30 * time.Second
-
 // headSlack is what net/http reads beyond MaxHeaderBytes before it answers 431.
 const headSlack = 4096
 
@@ -29,6 +26,9 @@ type conn struct {
 	slot     *slot
 	over     bool // beyond a limit: answered with 429 and closed
 	once     sync.Once
+
+	read  readDeadline
+	write time.Time // the deadline that is set; net/http writes one by one
 
 	state http.ConnState // owned by the ConnState hook
 
@@ -45,13 +45,6 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-func (c *conn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
-	}
-	return c.UnixConn.Write(b)
-}
-
 // Close gives the slot back.
 func (c *conn) Close() error {
 	c.once.Do(func() { c.server.gate.leave(c) })
@@ -64,6 +57,10 @@ func (c *conn) Close() error {
 // because finding them would take a second HTTP parser, which invites
 // smuggling; the answer therefore closes the connection.
 func (c *conn) Read(b []byte) (int, error) {
+	if err := c.read.begin(c.UnixConn); err != nil {
+		return 0, err
+	}
+	defer c.read.end()
 	if !c.headDone {
 		c.readHead()
 	}

@@ -1,0 +1,76 @@
+package server
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// A write to a caller that does not read ends after writeTimeout, or up to
+// writeSlack later: so long one deadline serves.
+const (
+	writeTimeout = 30 * time.Second
+	writeSlack   = time.Second
+)
+
+// Write bounds each write.
+func (c *conn) Write(b []byte) (int, error) {
+	if now := time.Now(); c.write.Sub(now) < writeTimeout {
+		c.write = now.Add(writeTimeout + writeSlack)
+		if err := c.UnixConn.SetWriteDeadline(c.write); err != nil {
+			return 0, err
+		}
+	}
+	return c.UnixConn.Write(b)
+}
+
+// SetWriteDeadline does nothing. net/http takes the deadline off after every
+// answer, and Write has its own.
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+
+// SetReadDeadline is in force for the read under way and for later ones.
+func (c *conn) SetReadDeadline(t time.Time) error { return c.read.want(c.UnixConn, t) }
+
+// SetDeadline is SetReadDeadline, because Write has a deadline of its own.
+func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// readDeadline keeps a deadline until something is read. net/http changes it four
+// times a request, mostly for a head that is in its buffer by then, and every
+// change moves a timer of the runtime.
+type readDeadline struct {
+	mu      sync.Mutex
+	wanted  time.Time
+	set     time.Time
+	reading bool // one at a time: net/http waits for the one in the background
+}
+
+func (d *readDeadline) want(c *net.UnixConn, t time.Time) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wanted = t
+	if !d.reading {
+		return nil
+	}
+	return d.apply(c)
+}
+
+func (d *readDeadline) begin(c *net.UnixConn) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reading = true
+	return d.apply(c)
+}
+
+func (d *readDeadline) end() {
+	d.mu.Lock()
+	d.reading = false
+	d.mu.Unlock()
+}
+
+func (d *readDeadline) apply(c *net.UnixConn) error {
+	if d.wanted.Equal(d.set) {
+		return nil
+	}
+	d.set = d.wanted
+	return c.SetReadDeadline(d.set)
+}
