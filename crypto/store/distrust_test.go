@@ -157,11 +157,15 @@ func TestStaleKeys(t *testing.T) {
 	f.keys.Wipe(keyring.Private)
 	_, err := f.Private(f.ctx(), app, "h1")
 	wantKind(t, err, user.VaultStale)
+	wantKind(t, f.Ready(), user.VaultStale)
 	if _, err := f.Public(f.ctx(), app, "h1"); err != nil {
 		t.Error(err)
 	}
 	if err := f.keys.Reload(f.ctx()); err != nil {
 		t.Fatal(err)
+	}
+	if err := f.Ready(); err != nil {
+		t.Error(err)
 	}
 	if _, err := f.Private(f.ctx(), app, "h1"); err != nil {
 		t.Error(err)

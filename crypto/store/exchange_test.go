@@ -58,6 +58,22 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+func TestIntentBySession(t *testing.T) {
+	f := newFixture(t)
+	in := f.begin("h1", "1")
+	got, found, err := f.Intent(f.ctx(), app, in.SessionToken)
+	if err != nil || !found || got.Arrival != in.Arrival || got.HumanID != in.HumanID || !got.SessionToken.Equal(in.SessionToken) {
+		t.Fatalf("under way: %v, found %v, arrival %d", err, found, got.Arrival)
+	}
+	if _, found, err := f.Intent(f.ctx(), "another-app", in.SessionToken); err != nil || found {
+		t.Fatalf("of another app: %v, found %v", err, found)
+	}
+	f.commit(in, "c1")
+	if _, found, err := f.Intent(f.ctx(), app, in.SessionToken); err != nil || found {
+		t.Fatalf("finished: %v, found %v", err, found)
+	}
+}
+
 func TestUnknown(t *testing.T) {
 	f := newFixture(t)
 	_, err := f.Public(f.ctx(), app, "h1")

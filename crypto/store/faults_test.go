@@ -186,6 +186,9 @@ func TestClosed(t *testing.T) {
 	wantKind(t, err, user.StoreUnavailable)
 	_, err = s.Check(f.ctx())
 	wantKind(t, err, user.StoreUnavailable)
+	wantKind(t, s.Ready(), user.StoreUnavailable)
+	_, _, err = s.Intent(f.ctx(), app, in.SessionToken)
+	wantKind(t, err, user.StoreUnavailable)
 }
 
 // TestCrashImage opens copies of the file that were made while it was written.

@@ -150,6 +150,16 @@ func (s *Store) Session(ctx context.Context, app user.ClientID, human user.Human
 	return user.Session{Outcome: done.outcome, Failure: done.failure, FinishedAt: done.finished, SameUser: true}, true, nil
 }
 
+// Intent returns the exchange that is under way with a session token; false when
+// there is none, or it has an outcome.
+func (s *Store) Intent(ctx context.Context, app user.ClientID, token secret.Text) (user.Intent, bool, error) {
+	if err := s.enter(); err != nil {
+		return user.Intent{}, false, err
+	}
+	defer s.inUse.RUnlock()
+	return s.loadIntent(ctx, s.keys.SessionRow(app, token))
+}
+
 // Intents returns every exchange that has no outcome yet, by arrival. Those that
 // cannot be opened are named in the error by their session id in hex; the
 // others are returned beside it.

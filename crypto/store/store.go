@@ -111,6 +111,21 @@ func (s *Store) Size() (int64, error) {
 	return n, nil
 }
 
+// Ready reports whether tokens could be sealed now: nil, or VaultStale when the
+// private keys were wiped. It asks nobody, and so says nothing about the driver.
+func (s *Store) Ready() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.inUse.RUnlock()
+	_, key, err := s.keys.Active(keyring.Private)
+	if err != nil {
+		return unavailable("take the active key of class "+string(keyring.Private), err)
+	}
+	key.Wipe()
+	return nil
+}
+
 // enter takes inUse for reading, unless it returns an error.
 func (s *Store) enter() error {
 	s.inUse.RLock()
