@@ -55,6 +55,7 @@ func TestReadDeadline(t *testing.T) {
 	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("a deadline during the read: %v", err)
 	}
+	must(c.SetReadDeadline(time.Time{}))
 	go func() { ended <- read() }()
 	must(c.SetDeadline(time.Now().Add(time.Hour)))
 	_, err = caller.Write([]byte("x"))
