@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/seal"
+	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -38,7 +39,7 @@ func TestIdsMustHashBack(t *testing.T) {
 	public := f.forged(keyring.Public, seal.Public, h1, 1, []byte(app), []byte("h2"), nil, nil, number(1), number(1), number(1), number(0))
 	private := f.forged(keyring.Private, seal.Private, h1, 1, nil, number(0))
 	id := f.keys.SessionRow(app, intent("h1", "4").SessionToken)
-	other := f.forged(keyring.Intent, seal.Intent, id, 4, nil, nil, []byte(app), []byte("h1"), []byte("another session"), nil, []byte{0}, number(0), number(1), number(4))
+	other := f.forged(keyring.Intent, seal.Intent, id, 4, nil, nil, []byte(app), []byte("h1"), []byte("another session"), nil, []byte{0}, nil, []byte{0}, number(0), number(1), number(4))
 	a.alter = func(at store.Table, r *store.Row) bool {
 		switch {
 		case at == store.Users && r.Key == h1:
@@ -54,7 +55,7 @@ func TestIdsMustHashBack(t *testing.T) {
 	wantKind(t, err, user.StoreUnavailable)
 	f.finds("another user's ids", store.Users, h1, "hash back")
 	f.finds("another session's token", store.Intents, id, "hash back")
-	other = f.forged(keyring.Intent, seal.Intent, id, 4, nil, nil, []byte(app), []byte("h1"), intent("", "4").SessionToken.Reveal(), nil, []byte{0}, number(0), number(1), number(5))
+	other = f.forged(keyring.Intent, seal.Intent, id, 4, nil, nil, []byte(app), []byte("h1"), intent("", "4").SessionToken.Reveal(), nil, []byte{0}, nil, []byte{0}, number(0), number(1), number(5))
 	f.finds("another arrival", store.Intents, id, "revision")
 }
 
@@ -169,6 +170,21 @@ func TestStaleKeys(t *testing.T) {
 	}
 	if _, err := f.Private(f.ctx(), app, "h1"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKeptTokensAreWiped: a write that only seals tokens anew leaves no copy.
+func TestKeptTokensAreWiped(t *testing.T) {
+	f, _ := peopled(t)
+	var held user.Private
+	err := f.Kept(f.ctx(), app, "h1", func(p user.Private) {
+		held = p
+		if !p.AccessToken.Equal(secret.FromString("marker-access-1")) {
+			t.Error("it was wiped before it was used")
+		}
+	})
+	if err != nil || held.AccessToken.Len() == 0 || !held.AccessToken.Equal(secret.New(make([]byte, held.AccessToken.Len()))) {
+		t.Fatalf("a copy is left, or %v", err)
 	}
 }
 

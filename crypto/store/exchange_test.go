@@ -58,6 +58,21 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// TestIntentKeepsWhatWasDemanded: after a crash the answer is held to the same.
+func TestIntentKeepsWhatWasDemanded(t *testing.T) {
+	f := newFixture(t)
+	in := intent("h1", "1")
+	in.Expected, in.ExpectedSet, in.BodyUserID, in.BodyUserIDSet = "c1", true, "c2", true
+	if _, err := f.Begin(f.ctx(), in); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen()
+	got, _, err := f.Intent(f.ctx(), app, in.SessionToken)
+	if err != nil || got.Expected != "c1" || !got.ExpectedSet || got.BodyUserID != "c2" || !got.BodyUserIDSet {
+		t.Fatalf("it came back without what was demanded, or %v", err)
+	}
+}
+
 func TestIntentBySession(t *testing.T) {
 	f := newFixture(t)
 	in := f.begin("h1", "1")
@@ -177,16 +192,23 @@ func TestAmbiguous(t *testing.T) {
 	wantKind(t, err, user.AmbiguousUser)
 }
 
+// TestIndexEntryFull: whoever comes after the last that an entry can name keeps
+// their tokens, comes back, and changes nothing for the others. (The fixture's
+// Check takes such a row at the end.)
 func TestIndexEntryFull(t *testing.T) {
 	f := newFixture(t)
 	for n := range 255 {
 		f.commit(f.begin(string(rune('A'+n)), string(rune('A'+n))), "c1")
 	}
-	in := f.begin("one too many", "one too many")
-	_, err := f.Commit(f.ctx(), in, answer(in, "c1"))
-	wantKind(t, err, user.UserMismatch)
-	_, err = f.Public(f.ctx(), app, "one too many")
-	wantKind(t, err, user.UnknownUser)
+	for _, session := range []string{"first", "second"} {
+		in := f.begin("one too many", session)
+		if got := f.commit(in, "c1"); got.Outcome != user.Stored || got.ClientUserID != "c1" {
+			t.Fatalf("%s: %s", session, got.Outcome)
+		}
+		f.holds("one too many", in.Arrival, user.Active)
+	}
+	_, err := f.ByClientUserID(f.ctx(), app, "c1")
+	wantKind(t, err, user.AmbiguousUser)
 }
 
 func TestIndeterminate(t *testing.T) {

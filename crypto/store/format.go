@@ -31,12 +31,13 @@ import (
 //	index plaintext    enc(preferred, row ids); preferred is 1 byte, the place of
 //	                   the row that an administrator chose, 0xFF: none; row ids are
 //	                   1 to 255 ids of 32 bytes, all different, in the order of
-//	                   their coming
+//	                   their coming; later ones are not named
 //	session plaintext  enc(outcome, failure, row id, seconds finishedAt); outcome
 //	                   and failure are the words of package user
 //	intent plaintext   enc(requestId, rule, clientId, humanId, sessionToken,
-//	                   expected, flag expectedSet, int receivedAt, int incarnation,
-//	                   int arrival); receivedAt in nanoseconds since 1970, 0: unset
+//	                   expected, flag expectedSet, bodyUserId, flag bodyUserIdSet,
+//	                   int receivedAt, int incarnation, int arrival); receivedAt in
+//	                   nanoseconds since 1970, 0: unset
 //	mark value         in clear, without enc: 0x01, then 0x01 for indeterminate
 //
 // doubt is the arrival number of the latest exchange that may have replaced the
@@ -45,6 +46,11 @@ import (
 // committed late still stores its tokens, but does not hide the doubt.
 //
 // An intent's row revision is its arrival number; a mark's is always 1.
+//
+// 255 row ids are enough, because an entry is ambiguous from the second on and
+// only says so until an administrator chooses, and whoever chooses reads the list.
+// Nothing is taken out of an entry, so that a full one stays ambiguous. A user
+// beyond it is found by humanId, but cannot be chosen.
 const formatVersion = 0x01
 
 const (
@@ -74,6 +80,9 @@ type indexEntry struct {
 	preferred byte
 	rows      []seal.RowID
 }
+
+// full reports whether it takes no more: a user may then be missing from it.
+func (e indexEntry) full() bool { return len(e.rows) == maxIndexRows }
 
 type session struct {
 	outcome  user.Outcome
@@ -117,6 +126,13 @@ func unpack(b []byte, fields [][]byte) error {
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+func yes(set bool) []byte {
+	if set {
+		return []byte{1}
+	}
+	return []byte{0}
+}
 
 func seconds(t time.Time) []byte {
 	if t.IsZero() || t.Unix() < 0 {
@@ -273,19 +289,17 @@ func decodeSession(b []byte) (session, error) {
 }
 
 func encodeIntent(in user.Intent) []byte {
-	flag, received := byte(0), uint64(0)
-	if in.ExpectedSet {
-		flag = 1
-	}
+	received := uint64(0)
 	if !in.ReceivedAt.IsZero() {
 		received = uint64(in.ReceivedAt.UnixNano())
 	}
 	return pack([]byte(in.RequestID), []byte(in.Rule), []byte(in.ClientID), []byte(in.HumanID), in.SessionToken.Reveal(),
-		[]byte(in.Expected), []byte{flag}, number(received), number(in.Incarnation), number(in.Arrival))
+		[]byte(in.Expected), yes(in.ExpectedSet), []byte(in.BodyUserID), yes(in.BodyUserIDSet),
+		number(received), number(in.Incarnation), number(in.Arrival))
 }
 
 func decodeIntent(b []byte) (user.Intent, error) {
-	var f [10][]byte
+	var f [12][]byte
 	if err := unpack(b, f[:]); err != nil {
 		return user.Intent{}, fmt.Errorf("intent plaintext: %w", err)
 	}
@@ -294,9 +308,10 @@ func decodeIntent(b []byte) (user.Intent, error) {
 		RequestID: user.RequestID(f[0]), Rule: string(f[1]),
 		ClientID: user.ClientID(f[2]), HumanID: user.HumanID(f[3]),
 		Expected: user.ClientUserID(f[5]), ExpectedSet: r.flag("expectedSet", f[6]),
-		Incarnation: r.number("incarnation", f[8]), Arrival: r.number("arrival", f[9]),
+		BodyUserID: user.ClientUserID(f[7]), BodyUserIDSet: r.flag("bodyUserIdSet", f[8]),
+		Incarnation: r.number("incarnation", f[10]), Arrival: r.number("arrival", f[11]),
 	}
-	if n := r.number("receivedAt", f[7]); n != 0 {
+	if n := r.number("receivedAt", f[9]); n != 0 {
 		in.ReceivedAt = time.Unix(0, int64(n)).UTC()
 	}
 	if r.err != nil {

@@ -56,7 +56,7 @@ func formats() []format {
 		{"index", encodeIndex(indexEntry{preferred: noneChosen, rows: []seal.RowID{two, one}}), through(decodeIndex, encodeIndex)},
 		{"index-preferred", encodeIndex(indexEntry{preferred: 1, rows: []seal.RowID{one, two}}), through(decodeIndex, encodeIndex)},
 		{"session", encodeSession(session{outcome: user.Rejected, failure: user.UserMismatch, row: one, finished: at}), through(decodeSession, encodeSession)},
-		{"intent", encodeIntent(user.Intent{RequestID: "request", Rule: "rule", ClientID: "app", HumanID: "human", SessionToken: secret.FromString("marker-session"), Expected: "id", ExpectedSet: true, ReceivedAt: at.Add(5), Incarnation: 2, Arrival: 3}), through(decodeIntent, encodeIntent)},
+		{"intent", encodeIntent(user.Intent{RequestID: "request", Rule: "rule", ClientID: "app", HumanID: "human", SessionToken: secret.FromString("marker-session"), Expected: "id", ExpectedSet: true, BodyUserID: "body id", BodyUserIDSet: true, ReceivedAt: at.Add(5), Incarnation: 2, Arrival: 3}), through(decodeIntent, encodeIntent)},
 		{"intent-empty", encodeIntent(user.Intent{}), through(decodeIntent, encodeIntent)},
 	}
 }
@@ -118,7 +118,8 @@ func TestRefusedPlaintexts(t *testing.T) {
 		"session of no outcome": last(decodeSession(pack([]byte("else"), nil, id, number(1)))), "session that was unsent": last(decodeSession(pack([]byte("unsent"), nil, id, number(1)))),
 		"session without a row": last(decodeSession(pack([]byte("stored"), nil, nil, number(1)))), "session of the year 10000": last(decodeSession(pack([]byte("stored"), nil, id, late))),
 		"public of the year 10000": last(decodeRecord(pack(nil, nil, nil, nil, late, number(1), number(1), number(1)))), "public with a short number": last(decodeRecord(pack(nil, nil, nil, nil, number(1), number(1), number(1), []byte{1}))),
-		"private with a short time": last(decodePrivate(pack(nil, []byte{0}))), "intent with a flag of 2": last(decodeIntent(pack(nil, nil, nil, nil, nil, nil, []byte{2}, number(1), number(1), number(1)))),
+		"private with a short time": last(decodePrivate(pack(nil, []byte{0}))), "intent with a flag of 2": last(decodeIntent(pack(nil, nil, nil, nil, nil, nil, []byte{2}, nil, []byte{0}, number(1), number(1), number(1)))),
+		"intent with another flag of 2": last(decodeIntent(pack(nil, nil, nil, nil, nil, nil, []byte{0}, nil, []byte{2}, number(1), number(1), number(1)))),
 	} {
 		if !errors.Is(err, errFormat) {
 			t.Errorf("%s: got %v", name, err)

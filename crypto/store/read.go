@@ -137,6 +137,7 @@ func (s *Store) Session(ctx context.Context, app user.ClientID, human user.Human
 		return user.Session{}, false, err
 	}
 	if found {
+		in.SessionToken.Wipe()
 		same := in.HumanID == human
 		return user.Session{SameUser: same, Pending: same}, true, nil
 	}

@@ -95,10 +95,9 @@ func (s *Store) forgettable(ctx context.Context, id seal.RowID) (uint64, error) 
 // are stored and the state stays indeterminate.
 //
 // UserMismatch when rec is of another user than the intent, or the user is known
-// under another ClientUserID, or 255 users have that ClientUserID already:
-// nothing is written, and the intent stays. ErrIntentGone when the exchange ended
-// otherwise. A Commit that is repeated after it took effect is answered as
-// the first time, with the current record.
+// under another ClientUserID: nothing is written, and the intent stays.
+// ErrIntentGone when the exchange ended otherwise. A Commit that is repeated
+// after it took effect is answered as the first time, with the current record.
 func (s *Store) Commit(ctx context.Context, in user.Intent, rec user.Record) (user.Result, error) {
 	if rec.ClientID != in.ClientID || rec.HumanID != in.HumanID {
 		return user.Result{}, user.Fail(user.UserMismatch, "the record is not of the intent's user")
@@ -193,13 +192,11 @@ func (s *Store) finishOnce(ctx context.Context, in user.Intent, outcome user.Out
 		return err
 	}
 	if max(cur.Arrival, cur.doubt) < in.Arrival {
-		private, err := s.kept(ctx, cur)
-		if err != nil {
-			return err
-		}
 		next := cur.record
 		next.ClientID, next.HumanID, next.doubt = in.ClientID, in.HumanID, in.Arrival
-		d.user(ctx, cur, next, private)
+		if err := s.kept(ctx, cur, func(p user.Private) { d.user(ctx, cur, next, p) }); err != nil {
+			return err
+		}
 	}
 	return d.apply(ctx)
 }
@@ -223,13 +220,11 @@ func (s *Store) PutPublicToken(ctx context.Context, app user.ClientID, human use
 		if out = cur.Public; cur.exists() && (fixed || cur.PublicToken == token) {
 			return nil
 		}
-		private, err := s.kept(ctx, cur)
-		if err != nil {
-			return err
-		}
 		next := cur.record
 		next.ClientID, next.HumanID, next.PublicToken = app, human, token
-		out = d.user(ctx, cur, next, private).Public
+		if err := s.kept(ctx, cur, func(p user.Private) { out = d.user(ctx, cur, next, p).Public }); err != nil {
+			return err
+		}
 		return d.apply(ctx)
 	})
 	if err != nil {
@@ -238,16 +233,19 @@ func (s *Store) PutPublicToken(ctx context.Context, app user.ClientID, human use
 	return out, nil
 }
 
-// kept opens the private part that is to be sealed anew under the next revision.
-func (s *Store) kept(ctx context.Context, cur userRow) (user.Private, error) {
-	if !cur.exists() {
-		return user.Private{}, nil
+// kept calls seal with the private part that is to be sealed anew under the next
+// revision. The token is wiped when it returns.
+func (s *Store) kept(ctx context.Context, cur userRow, seal func(user.Private)) error {
+	var private user.Private
+	if cur.exists() {
+		var err error
+		if private, err = s.openPrivate(ctx, cur); err != nil {
+			return unavailable("open "+at(Users, cur.id), err)
+		}
 	}
-	private, err := s.openPrivate(ctx, cur)
-	if err != nil {
-		return user.Private{}, unavailable("open "+at(Users, cur.id), err)
-	}
-	return private, nil
+	defer private.AccessToken.Wipe()
+	seal(private)
+	return nil
 }
 
 // ended says how an exchange ended whose batch met a conflict: ErrConflict when
@@ -352,8 +350,8 @@ func (d *draft) mark(ctx context.Context, id seal.RowID, want bool) {
 	}
 }
 
-// index makes sure that the entry of the record's ClientUserID names its row. It
-// never takes the place of another one that is there.
+// index makes sure that the entry of the record's ClientUserID names its row,
+// unless it is full. It never takes the place of another one that is there.
 func (d *draft) index(ctx context.Context, r record, id seal.RowID) {
 	if r.ClientUserID == "" || d.err != nil {
 		return
@@ -364,10 +362,7 @@ func (d *draft) index(ctx context.Context, r record, id seal.RowID) {
 	case err != nil:
 		d.err = err
 		return
-	case slices.Contains(entry.rows, id):
-		return
-	case len(entry.rows) == maxIndexRows:
-		d.err = user.Fail(user.UserMismatch, "%s is full", at(Index, key))
+	case slices.Contains(entry.rows, id) || entry.full():
 		return
 	case revision == 0:
 		entry.preferred = noneChosen
