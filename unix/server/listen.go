@@ -25,7 +25,9 @@ type ListenConfig struct {
 // is bound in a private directory beside Path, gets owner and mode there, and
 // listens, before it is renamed to Path. A socket file that nobody answers is
 // replaced; one that somebody answers, and anything that is no socket, is an
-// error. Close removes the file, unless it is another one by then.
+// error, and so is a directory that belongs to, or can be written by, others than
+// root and us. It never waits for another process. Close removes the file, unless
+// it is another one by then; an empty lock file stays.
 func Listen(c ListenConfig) (net.Listener, error) {
 	l, err := listen(c)
 	if err != nil {
@@ -67,24 +69,68 @@ func makeDir(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// lockDir keeps two daemons from replacing each other's socket.
+// lockName is the file in a socket's directory that Listen holds while it works.
+// Only its owner can open it, so nobody else can keep Listen from its work.
+const lockName = ".tokenvault.lock"
+
+// lockDir keeps two daemons from replacing each other's socket. It never waits:
+// a lock that is held is another daemon's.
 func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
+	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&os.ModeSticky == 0 {
-		err = fmt.Errorf("everybody may write in %s, so anybody could put a socket there", dir)
+	defer func() { _ = d.Close() }()
+	if err := checkDir(d); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_EX))
-	}
+	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := unix.Openat(int(d.Fd()), lockName, flags, 0o600)
 	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, lockName), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), lockName)
+	if err := lock(f); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
+}
+
+func lock(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode()&^0o600 != 0 || !trusted(info) {
+		return fmt.Errorf("the lock file %s beside it is not a file of mode 0600 of ours: remove it", lockName)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errors.New("another daemon makes a socket in that directory just now")
+	}
+	return os.NewSyscallError("flock", err)
+}
+
+// checkDir refuses a directory in which somebody else could put a socket. A
+// sticky bit keeps them from replacing ours, not from being there first.
+func checkDir(d *os.File) error {
+	info, err := d.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !trusted(info):
+		return fmt.Errorf("%s belongs to another user, who could put a socket there: it must be root's or the daemon's", d.Name())
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others than its owner may write in %s, and could put a socket there: take that right away (chmod go-w)", d.Name())
+	}
+	return nil
+}
+
+// trusted: it belongs to root or to us.
+func trusted(info os.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (st.Uid == 0 || int(st.Uid) == os.Geteuid())
 }
 
 // checkPlace refuses everything but nothing and a socket that nobody answers.

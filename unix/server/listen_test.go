@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tokenvault/tokenvault/unix/server"
 )
@@ -94,6 +95,102 @@ func TestListenRefuses(t *testing.T) {
 	}
 	if _, err := os.Stat(file); err != nil {
 		t.Error("a file was removed")
+	}
+}
+
+// TestListenIsNotHeldUp: a lock that any local user can take on the directory
+// does not matter, and another daemon's is an error at once.
+func TestListenIsNotHeldUp(t *testing.T) {
+	dir := t.TempDir()
+	hold := func(path string) {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listen := func() error {
+		done := make(chan error, 1)
+		go func() {
+			l, err := listenAt(filepath.Join(dir, "s"))
+			if err == nil {
+				_ = l.Close()
+			}
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(10 * time.Second):
+			t.Fatal("Listen hangs")
+			return nil
+		}
+	}
+	hold(dir)
+	if err := listen(); err != nil {
+		t.Fatalf("a lock on the directory: %v", err)
+	}
+	lock := filepath.Join(dir, ".tokenvault.lock")
+	if info, err := os.Lstat(lock); err != nil || info.Mode() != 0o600 {
+		t.Fatalf("the lock file is not ours alone: %v", err)
+	}
+	hold(lock)
+	if err := listen(); err == nil || !strings.Contains(err.Error(), "another daemon") {
+		t.Fatalf("another daemon's lock: got %v", err)
+	}
+}
+
+// TestListenDistrustsItsDirectory: whoever could put a socket there first could
+// be taken for the daemon.
+func TestListenDistrustsItsDirectory(t *testing.T) {
+	for name, mode := range map[string]os.FileMode{"group": 0o770, "all": 0o757, "all, sticky": 0o777 | os.ModeSticky} {
+		dir := filepath.Join(t.TempDir(), "d")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := listenAt(filepath.Join(dir, "s")); err == nil || !strings.Contains(err.Error(), "go-w") {
+			t.Errorf("writable by %s: got %v", name, err)
+		}
+	}
+	dir := t.TempDir()
+	lock := filepath.Join(dir, ".tokenvault.lock")
+	for name, make := range map[string]func() error{
+		"a symlink":       func() error { return os.Symlink("target", lock) },
+		"a fifo":          func() error { return syscall.Mkfifo(lock, 0o600) },
+		"open to readers": func() error { return os.WriteFile(lock, nil, 0o644) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := listenAt(filepath.Join(dir, "s")); err == nil {
+			t.Errorf("the lock file is %s: listens all the same", name)
+		}
+		if err := os.Remove(lock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "target")); err == nil {
+		t.Error("a symlink was followed")
+	}
+}
+
+// TestListenDistrustsOtherOwners needs a directory of another user.
+func TestListenDistrustsOtherOwners(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this test makes a directory of another user, and needs root")
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 33, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listenAt(filepath.Join(dir, "s")); err == nil || !strings.Contains(err.Error(), "another user") {
+		t.Fatalf("got %v", err)
 	}
 }
 
