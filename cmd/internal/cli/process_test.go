@@ -63,6 +63,9 @@ colour = "red"
 
 func TestProcess(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{"good.toml": goodConfig, "bad.toml": badConfig, "token": "marker-token"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -1,8 +1,8 @@
 // Package config reads the daemon's TOML file: strictly, with defaults, checked
 // as a whole, and with its rules compiled, before anything else happens.
 //
-// It trusts the file to be the operator's (and refuses one that everybody may
-// write), /etc/passwd and /etc/group. It never holds a secret: keys name files,
+// It trusts the file to be the operator's (and refuses one that others may write,
+// itself or by its directory), /etc/passwd and /etc/group. It never holds a secret: keys name files,
 // and only [Config.CheckSecretFiles] opens one. It never dials, creates or changes
 // anything.
 //
@@ -10,7 +10,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -98,10 +100,23 @@ func (o LoadOptions) path() string {
 // with a dot are left out: editors leave such files behind.
 func dropIns(path string) ([]string, error) {
 	dir := filepath.Join(filepath.Dir(path), "conf.d")
-	entries, err := os.ReadDir(dir)
-	if os.IsNotExist(err) {
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("list the configuration directory: %w", err)
+	}
+	if !info.IsDir() {
+		return nil, fileProblem(dir, "is not a directory")
+	}
+	if err := judge(dir, info); err != nil {
+		return nil, err
+	}
+	if err := trustedPlace(dir); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list the configuration directory: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -64,10 +65,14 @@ func decodeError(path string, err error) error {
 	return &Error{Problems: []Problem{p}}
 }
 
-// readFile reads a configuration file: regular, not too large, and not writable
-// by everybody, who would otherwise hand out the rights.
+// readFile reads a configuration file: regular (a link to one is followed), not
+// too large, and writable only by root and the user that reads it.
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	if err := trustedPlace(path); err != nil {
+		return nil, err
+	}
+	// O_NONBLOCK: opening a FIFO must not hang.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
@@ -79,8 +84,8 @@ func readFile(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fileProblem(path, "is not a regular file")
 	}
-	if info.Mode().Perm()&0o002 != 0 {
-		return nil, fileProblem(path, "everybody may write it: run chmod o-w")
+	if err := judge(path, info); err != nil {
+		return nil, err
 	}
 	doc, err := io.ReadAll(io.LimitReader(f, int64(maxFile)+1))
 	if err != nil {
