@@ -128,24 +128,45 @@ func (c *collector) value(dec *json.Decoder, in scope, name string, depth int) *
 	case nil: // as if it were not there
 		return nil
 	case string:
-		return c.put(in, name, t)
+		return c.text(in, name, t, depth)
 	case json.Delim:
 		inner := scopeOther
 		if in == scopeTop && name == nest {
 			inner = scopeNested
 		}
-		if known {
-			break
-		}
-		if t == '{' {
+		switch {
+		case known, inner == scopeNested && t == '[':
+		case t == '{':
 			return c.object(dec, inner, depth+1)
+		default:
+			return c.array(dec, depth+1)
 		}
-		return c.array(dec, depth+1)
 	}
-	if known {
+	switch {
+	case known:
 		return bad(name + " must be a string")
+	case in == scopeTop && name == nest:
+		return badNest
 	}
 	return nil
+}
+
+// badNest: text under it would be ignored, and with it whose session it is.
+var badNest = bad(nest + " must be an object")
+
+// text takes a string, and looks for secrets in one that holds JSON itself.
+func (c *collector) text(in scope, name, text string, depth int) *fault {
+	if in == scopeTop && name == nest {
+		return badNest
+	}
+	if trimmed := strings.TrimSpace(text); trimmed != "" && (trimmed[0] == '{' || trimmed[0] == '[') && json.Valid([]byte(trimmed)) {
+		dec := json.NewDecoder(strings.NewReader(trimmed))
+		dec.UseNumber()
+		if f := c.value(dec, scopeOther, "", depth); f != nil {
+			return f
+		}
+	}
+	return c.put(in, name, text)
 }
 
 // array looks through an array whose [ was read.
@@ -177,10 +198,8 @@ func (c *collector) form(text string) *fault {
 		if len(parts) > maxDepth {
 			return bad("the body is nested too deeply")
 		}
-		for _, p := range parts {
-			if isSecretName(p) {
-				return &fault{code: api.SecretNotAccepted}
-			}
+		if isSecretName(name) {
+			return &fault{code: api.SecretNotAccepted}
 		}
 		if !strings.HasSuffix(name, "[]") { // an array repeats its name
 			if f := seen.add(name); f != nil {
@@ -188,15 +207,14 @@ func (c *collector) form(text string) *fault {
 			}
 		}
 		switch {
+		case name == nest && strings.HasPrefix(strings.TrimSpace(val), "{"):
+			return c.json([]byte(val), scopeNested, 2)
 		case !strings.ContainsAny(name, "[]"):
-			if name == nest && strings.HasPrefix(val, "{") {
-				return c.json([]byte(val), scopeNested, 2)
-			}
-			return c.put(scopeTop, name, val)
+			return c.text(scopeTop, name, val, 1)
 		case len(parts) == 2 && name == nest+"["+parts[1]+"]":
-			return c.put(scopeNested, parts[1], val)
+			return c.text(scopeNested, parts[1], val, 2)
 		}
-		return nil
+		return c.text(scopeOther, name, val, len(parts))
 	})
 }
 

@@ -2,7 +2,9 @@ package server
 
 import (
 	"net/url"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
@@ -63,9 +65,11 @@ func (f *fields) named(name string) *value {
 // secretNames are never accepted, in any case and anywhere.
 var secretNames = []string{"clientSecret", "client_secret", "accessToken", "access_token", "refresh_token"}
 
+// isSecretName looks at each word of a name: user.accessToken, a[clientSecret]
+// and " access_token" are attempts to send one as well.
 func isSecretName(name string) bool {
-	for _, s := range secretNames {
-		if len(name) >= len(s) && strings.EqualFold(name, s) {
+	for word := range strings.FieldsFuncSeq(name, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		if slices.ContainsFunc(secretNames, func(s string) bool { return strings.EqualFold(word, s) }) {
 			return true
 		}
 	}

@@ -22,14 +22,16 @@ func TestBodies(t *testing.T) {
 		format string // humanId, clientId, sessionToken
 		header []string
 	}{
-		"iOS":         {`{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{"Content-Type: application/json"}},
-		"Android":     {`{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{"Content-Type: application/json; charset=UTF-8"}},
-		"no type":     {` {"humanId":"%s","clientId":"%s","sessionToken":"%s","userId":{"a":[1,null,true]}} `, nil},
-		"jQuery":      {"humanId=%s&clientId=%s&sessionToken=%s&userId=7&a[]=1&a[]=2", []string{formType + "; charset=UTF-8"}},
-		"Rails":       {"sessionTokenObject[humanId]=%s&sessionTokenObject%%5BclientId%%5D=%s&sessionTokenObject[sessionToken]=%s&user_id=1", []string{formType}},
-		"nested JSON": {`{"user_id":1,"sessionTokenObject":{"humanId":"%s","clientId":"%s","sessionToken":"%s"}}`, nil},
-		"JSON field":  {`sessionTokenObject={"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{formType}},
-		"null":        {`{"humanId":"%s","clientId":"%s","sessionToken":"%s","clientUserId":null}`, nil},
+		"iOS":          {`{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{"Content-Type: application/json"}},
+		"Android":      {`{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{"Content-Type: application/json; charset=UTF-8"}},
+		"no type":      {` {"humanId":"%s","clientId":"%s","sessionToken":"%s","userId":{"a":[1,null,true]}} `, nil},
+		"jQuery":       {"humanId=%s&clientId=%s&sessionToken=%s&userId=7&a[]=1&a[]=2", []string{formType + "; charset=UTF-8"}},
+		"Rails":        {"sessionTokenObject[humanId]=%s&sessionTokenObject%%5BclientId%%5D=%s&sessionTokenObject[sessionToken]=%s&user_id=1", []string{formType}},
+		"nested JSON":  {`{"user_id":1,"sessionTokenObject":{"humanId":"%s","clientId":"%s","sessionToken":"%s"}}`, nil},
+		"JSON field":   {`sessionTokenObject={"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{formType}},
+		"JSON in JSON": {`{"x":"{\"a\":[1]}","y":"{no JSON","humanId":"%s","clientId":"%s","sessionToken":"%s"}`, nil},
+		"spaced field": {`sessionTokenObject=%%20{"humanId":"%s","clientId":"%s","sessionToken":"%s"}`, []string{formType}},
+		"null":         {`{"humanId":"%s","clientId":"%s","sessionToken":"%s","clientUserId":null}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := s.NewSession("")
@@ -76,6 +78,12 @@ func TestBadBodies(t *testing.T) {
 	} {
 		raw(t, s.Public, request("POST", "/v1/connect/tokens", body)).wantCode(t, code)
 	}
+	for _, body := range []string{ // nothing is taken that is not an object
+		`{"humanId":"x","sessionTokenObject":"{\"humanId\":\"y\"}",` + rest + `}`, `{"humanId":"x","sessionTokenObject":[],` + rest + `}`,
+		`{"humanId":"x","sessionTokenObject":7,` + rest + `}`,
+	} {
+		raw(t, s.Public, request("POST", "/v1/connect/tokens", body)).wantCode(t, api.BadRequest)
+	}
 	for body, code := range map[string]api.Code{
 		"humanId=x&clientId=x":                                   api.BadRequest,
 		"humanId=%ff&clientId=x&sessionToken=x":                  api.BadRequest,
@@ -93,6 +101,32 @@ func TestBadBodies(t *testing.T) {
 	for _, h := range []string{"Content-Type: text/plain", "Content-Type: application/json; charset=latin1", "Content-Encoding: gzip", "Content-Type: multipart/form-data; boundary=x", "Content-Type: ;"} {
 		raw(t, s.Public, request("POST", "/v1/connect/tokens", "{}", h)).wantCode(t, api.UnsupportedMediaType)
 	}
+	if n := s.HumanAPI.Count("/v1/connect/tokens"); n != 0 {
+		t.Fatalf("Human API was asked %d times", n)
+	}
+}
+
+// TestHiddenSecrets: a secret's name is found wherever clients have been seen to
+// put one, or could.
+func TestHiddenSecrets(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	const rest = `"humanId":"x","clientId":"x","sessionToken":"x"`
+	for _, body := range []string{
+		`{" clientSecret":1,` + rest + `}`, `{"accessToken\t":1,` + rest + `}`, `{"user.accessToken":1,` + rest + `}`, `{"user[access_token]":1,` + rest + `}`,
+		`{"x":"{\"accessToken\":1}",` + rest + `}`, `{"x":[" [{\"clientSecret\":1}]"],` + rest + `}`, `{"sessionTokenObject":{"x":"{\"refresh_token\":1}"}}`,
+	} {
+		raw(t, s.Public, request("POST", "/v1/connect/tokens", body)).wantCode(t, api.SecretNotAccepted)
+	}
+	const form = "humanId=x&clientId=x&sessionToken=x&"
+	for _, body := range []string{
+		"user.accessToken=1", "+accessToken+=1", "a.b[c.client_secret]=1", "a%5B%20clientSecret%5D=1", "a[]accessToken=1",
+		`sessionTokenObject=%20{"clientSecret":1}`, `x={"a":{"clientSecret":1}}`, `x=%0a[{"clientSecret":1}]`, `a[b]={"clientSecret":1}`,
+		`sessionTokenObject[x]={"clientSecret":1}`,
+	} {
+		raw(t, s.Public, request("POST", "/v1/connect/tokens", form+body, formType)).wantCode(t, api.SecretNotAccepted)
+	}
+	raw(t, s.Public, request("GET", "/v1/users/x?user.accessToken=1", "")).wantCode(t, api.SecretNotAccepted)
+	raw(t, s.Public, request("POST", "/v1/connect/tokens", form+"sessionTokenObject=x", formType)).wantCode(t, api.BadRequest)
 	if n := s.HumanAPI.Count("/v1/connect/tokens"); n != 0 {
 		t.Fatalf("Human API was asked %d times", n)
 	}
