@@ -13,6 +13,9 @@ import (
 // bytes; the daemon's reference platform is Linux.
 const maxSocketPath = 107
 
+// maxRate bounds per_second and burst: beyond it, nothing is limited.
+const maxRate = 1_000_000
+
 // adminListener is the name on which uid 0 has rights without a rule.
 const adminListener = "admin"
 
@@ -145,20 +148,25 @@ func (k *checker) what(at string, r *Rule, apps map[string]bool) {
 	proxy := slices.Contains(r.Grants, string(api.GrantProxy))
 	switch {
 	case proxy && len(r.Paths) == 0:
-		k.bad(at+".paths", `is required with the grant "proxy"; "**" is everything`)
+		k.bad(at+".paths", `is required with the grant "proxy"; "/**" is everything`)
 	case !proxy && len(r.Paths) > 0:
 		k.bad(at+".paths", `has no use without the grant "proxy"`)
 	}
+	for _, path := range r.Paths {
+		if proxy && !strings.HasPrefix(path, "/") {
+			k.bad(at+".paths", `%q must begin with "/"`, path)
+		}
+	}
 }
 
+// rate refuses one that is given and limits nothing.
 func (k *checker) rate(key string, r Rate) {
 	switch {
-	case !(r.PerSecond >= 0 && r.PerSecond <= 1e6): // NaN too
-		k.bad(key+".per_second", "wants a number from 0 to 1000000")
-	case r.Burst < 0 || r.Burst > 1e6+1:
-		k.bad(key+".burst", "wants a number from 1 to 1000000")
-	case r.Burst > 0 && r.PerSecond == 0:
-		k.bad(key+".burst", "has no use without per_second")
+	case !k.said(key):
+	case !(r.PerSecond > 0 && r.PerSecond <= maxRate): // NaN too
+		k.bad(key+".per_second", "wants a number above 0, at most %d; without a rate there is no limit", maxRate)
+	case r.Burst < 1 || r.Burst > maxRate:
+		k.bad(key+".burst", "wants a number from 1 to %d", maxRate)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sort"
@@ -135,18 +136,23 @@ func dropIns(path string) ([]string, error) {
 func (c *Config) finish(o LoadOptions) {
 	for i := range c.Listeners {
 		listenerDefaults(&c.Listeners[i], func(key string) bool {
-			_, said := c.where.at[fmt.Sprintf("listener[%d].%s", i, key)]
-			return said
+			return c.said(fmt.Sprintf("listener[%d].%s", i, key))
 		})
 	}
 	for i := range c.Rules {
-		if r := &c.Rules[i].Rate; r.Burst == 0 && r.PerSecond > 0 && r.PerSecond < 1e9 {
-			r.Burst = int(r.PerSecond) + 1
+		if r := &c.Rules[i].Rate; r.PerSecond > 0 && r.PerSecond <= maxRate && !c.said(fmt.Sprintf("rule[%d].rate.burst", i)) {
+			r.Burst = int(math.Ceil(r.PerSecond))
 		}
 	}
 	for _, f := range c.secretFiles() {
 		*f.path = expandCredentials(*f.path, o.Env)
 	}
+}
+
+// said reports whether the key stands in a file.
+func (c *Config) said(key string) bool {
+	_, said := c.where.at[key]
+	return said
 }
 
 const credentialsVariable = "$CREDENTIALS_DIRECTORY"

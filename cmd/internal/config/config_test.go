@@ -249,3 +249,44 @@ func TestCredentialsDirectory(t *testing.T) {
 		}
 	}
 }
+
+// A rate that limits nothing is a mistake; a burst is documented to be a second's
+// worth, rounded up.
+func TestRate(t *testing.T) {
+	rule := "[[rule]]\nname='a'\nusers=[33]\napps=['shop']\ngrants=['lookup']\n"
+	for rate, want := range map[string]string{
+		"rate = { per_second = 0 }":             "rule[0].rate.per_second: wants a number above 0",
+		"rate = {}":                             "rule[0].rate.per_second: wants a number above 0",
+		"[rule.rate]":                           "rule[0].rate.per_second: wants a number above 0",
+		"rate = { burst = 5 }":                  "rule[0].rate.per_second: wants a number above 0",
+		"rate = { per_second = nan }":           "rule[0].rate.per_second: wants a number above 0",
+		"rate = { per_second = 1000001 }":       "rule[0].rate.per_second: wants a number above 0",
+		"rate = { per_second = 5, burst = 0 }":  "rule[0].rate.burst: wants a number from 1",
+		"rate = { per_second = 5, burst = -1 }": "rule[0].rate.burst: wants a number from 1",
+	} {
+		if _, err := loadOne(t, minimal+rule+rate+"\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", rate, err)
+		}
+	}
+	for rate, burst := range map[string]int{"": 0, "rate = { per_second = 0.01 }": 1, "rate = { per_second = 1.5 }": 2, "rate = { per_second = 200 }": 200} {
+		cfg, err := loadOne(t, minimal+rule+rate+"\n")
+		if err != nil || cfg.Rules[0].Rate.Burst != burst {
+			t.Errorf("%s: burst %d, %v", rate, cfg.Rules[0].Rate.Burst, err)
+		}
+	}
+}
+
+// What a message advises is accepted.
+func TestAdvisedPath(t *testing.T) {
+	rule := "[[rule]]\nname='a'\nusers=[33]\napps=['shop']\ngrants=['proxy']\n"
+	_, err := loadOne(t, minimal+rule)
+	if err == nil || !strings.Contains(err.Error(), `"/**" is everything`) {
+		t.Fatal(err)
+	}
+	if _, err := loadOne(t, minimal+rule+"paths=['/**']\n"); err != nil {
+		t.Error(err)
+	}
+	if _, err := loadOne(t, minimal+rule+"paths=['**']\n"); err == nil || !strings.Contains(err.Error(), "rule[0].paths: ") {
+		t.Errorf("a path that does not begin with /: %v", err)
+	}
+}

@@ -96,10 +96,10 @@ type Rule struct {
 	Apps []string `toml:"apps"`
 	// Required. See listener.ceiling for the names. Grants do not imply one another.
 	Grants []string `toml:"grants"`
-	// For the grant proxy: data API paths, "*" within a segment, "**" across.
-	// Required with it, refused without.
+	// For the grant proxy: data API paths, which begin with "/"; "*" within a
+	// segment, "**" across. Required with it, refused without.
 	Paths []string `toml:"paths"`
-	// A bucket per rule and uid. Default: none beyond [limits].
+	// A bucket per rule and uid. Left out: no limit beyond [limits].
 	Rate Rate `toml:"rate"`
 
 	uids, gids []uint32 // resolved Users and Groups
@@ -107,7 +107,7 @@ type Rule struct {
 
 // Rate is a token bucket.
 type Rate struct {
-	// Requests a second. 0: no limit.
+	// Required in a rate, above 0. Requests a second.
 	PerSecond float64 `toml:"per_second"`
 	// Requests at once. Default: per_second, rounded up.
 	Burst int `toml:"burst"`
