@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -63,38 +64,46 @@ func (d *dialer) dial(ctx context.Context) (*link, error) {
 		return nil, describe(ctx, "connecting failed", err)
 	}
 	raw := &countedConn{Conn: tcp}
-	conn, err := d.dress(ctx, raw)
-	if err != nil {
+	l := &link{raw: raw, conn: raw}
+	if err := d.dress(ctx, l); err != nil {
 		_ = raw.Close()
 		return nil, err
 	}
-	l := &link{raw: raw, conn: conn, limit: &limitedReader{from: conn}}
+	l.limit = &limitedReader{from: l.conn}
 	l.in = bufio.NewReader(l.limit)
 	return l, nil
 }
 
 // dress puts tunnel and TLS over a TCP connection.
-func (d *dialer) dress(ctx context.Context, conn net.Conn) (net.Conn, error) {
+func (d *dialer) dress(ctx context.Context, l *link) error {
 	if d.proxy.address != "" {
 		if d.proxy.secure {
-			over := tls.Client(conn, d.proxyTLS)
-			if err := over.HandshakeContext(ctx); err != nil {
-				return nil, describe(ctx, "TLS with the proxy failed", err)
+			if err := l.secure(ctx, d.proxyTLS); err != nil {
+				return describe(ctx, "TLS with the proxy failed", err)
 			}
-			conn = over
 		}
-		if err := tunnel(ctx, conn, d.origin.address); err != nil {
-			return nil, describe(ctx, "the proxy did not answer", err)
+		if err := tunnel(ctx, l.conn, d.origin.address); err != nil {
+			return describe(ctx, "the proxy did not answer", err)
 		}
 	}
 	if !d.origin.secure {
-		return conn, nil
+		return nil
 	}
-	over := tls.Client(conn, d.tls)
+	if err := l.secure(ctx, d.tls); err != nil {
+		return describe(ctx, "TLS failed", err)
+	}
+	return nil
+}
+
+// secure puts TLS over what the link speaks on.
+func (l *link) secure(ctx context.Context, c *tls.Config) error {
+	under := &records{Conn: l.conn}
+	over := tls.Client(under, c)
 	if err := over.HandshakeContext(ctx); err != nil {
-		return nil, describe(ctx, "TLS failed", err)
+		return err
 	}
-	return over, nil
+	l.conn, l.under = over, append(l.under, under)
+	return nil
 }
 
 // tunnel asks a proxy for a connection to address (RFC 9110 section 9.3.6).
@@ -135,3 +144,33 @@ func (c *countedConn) Write(b []byte) (int, error) {
 	c.written.Add(int64(n))
 	return n, err
 }
+
+// records knows whether what was read of a connection ends where a TLS record
+// does (RFC 8446 section 5.1: a head of five bytes, of which the last two are
+// the length of what follows). crypto/tls reads ahead, and keeps half a record
+// where nobody can see it.
+type records struct {
+	net.Conn
+	head [5]byte
+	have int // bytes of head
+	left int // bytes of the record behind its head
+}
+
+func (r *records) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	for b = b[:n]; len(b) > 0; {
+		if r.left > 0 {
+			m := min(r.left, len(b))
+			r.left, b = r.left-m, b[m:]
+			continue
+		}
+		m := copy(r.head[r.have:], b)
+		r.have, b = r.have+m, b[m:]
+		if r.have == len(r.head) {
+			r.have, r.left = 0, int(binary.BigEndian.Uint16(r.head[3:]))
+		}
+	}
+	return n, err
+}
+
+func (r *records) whole() bool { return r.have == 0 && r.left == 0 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -16,6 +17,7 @@ import (
 type link struct {
 	raw   *countedConn // the TCP connection
 	conn  net.Conn     // what HTTP is spoken on: raw itself, or TLS over it
+	under []*records   // what each TLS in conn reads from
 	limit *limitedReader
 	in    *bufio.Reader
 	idle  time.Time // since when
@@ -110,8 +112,19 @@ func readBody(r io.Reader, b []byte) (n int, err error) {
 }
 
 // alive reports whether an idle connection can take a request: nothing is to
-// be read on it, not even its end. What is there is not consumed.
+// be read on it, not even its end, neither in the kernel nor in what TLS has read
+// ahead. Bytes that came before the request would be taken for its answer.
 func (l *link) alive() bool {
+	for _, r := range l.under {
+		if !r.whole() {
+			return false
+		}
+	}
+	return l.quiet() && l.drained()
+}
+
+// quiet looks into the kernel, and consumes nothing.
+func (l *link) quiet() bool {
 	sc, ok := l.raw.Conn.(syscall.Conn)
 	if !ok {
 		return false
@@ -128,6 +141,18 @@ func (l *link) alive() bool {
 		return true // never wait
 	})
 	return err == nil && quiet
+}
+
+// drained reads under a deadline that has passed, which yields what crypto/tls
+// holds and nothing else. The deadline's error is temporary, and crypto/tls goes
+// on reading after it (conn.go, readRecordOrCCS); only one of writing stays.
+func (l *link) drained() bool {
+	if l.conn.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false
+	}
+	l.limit.left = maxHead
+	_, err := l.in.Peek(1)
+	return errors.Is(err, os.ErrDeadlineExceeded) && l.conn.SetReadDeadline(time.Time{}) == nil
 }
 
 // abort closes the connection at once; close says goodbye in TLS first.
