@@ -7,8 +7,8 @@
 // another key, and does not open.
 //
 // It trusts the data key that it is handed and the random numbers of the
-// kernel, and nothing in an envelope. It never does I/O, never keeps a key, and
-// its errors never name a content.
+// kernel, and nothing in an envelope. It never does I/O, keeps no key but
+// what a [Key] holds until it is wiped, and its errors never name a content.
 //
 // # Envelope, version 1
 //
