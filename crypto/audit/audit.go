@@ -4,7 +4,8 @@
 // It trusts its caller for what an event says, the kernel for the file, and the
 // clock for nothing but the times it prints. Whoever can write the file can cut
 // off what follows the last checkpoint that somebody else has seen, and can
-// remove the log; only a copy of sequence and head elsewhere shows that.
+// remove the log; only a copy of sequence and head elsewhere shows that. What they
+// append while it is not open is kept, and marked for good as found unsigned.
 //
 // It never writes an event twice, never drops one silently, never prints a user's
 // id (see [Log.Subject]), and never overwrites a segment.

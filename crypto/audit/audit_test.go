@@ -370,7 +370,7 @@ func TestKilled(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	mustClose(t, mustOpen(t, testConfig(path)))
-	if r := mustVerify(t, path); r.Lines != 52 || r.AuthenticTo != 51 {
+	if r := mustVerify(t, path); r.Lines != 53 || r.AuthenticTo != 52 || r.Adopted != 51 {
 		t.Fatalf("%+v", r)
 	}
 }

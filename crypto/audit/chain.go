@@ -23,6 +23,10 @@ type chain struct {
 	signed   uint64 // every line up to here is under a valid signature
 	isSigned bool   // the last line is a checkpoint
 	tail     uint64 // lines since the last checkpoint
+	// adopted is how many of those stand before a note that they were found
+	// unsigned; unproven is told of them when a checkpoint covers them.
+	adopted  uint64
+	unproven func(Range)
 }
 
 // next checks one line, LF included. first says that it is the first of its file.
@@ -43,13 +47,21 @@ func (c *chain) next(line []byte, first bool) error {
 		return err
 	}
 	if r.kind != kindCheckpoint {
-		c.isSigned = false
-		c.tail++
+		c.count(r)
 	} else if err := c.verify(r); err != nil {
 		return err
 	}
 	c.seq, c.head, c.adopt = r.seq, r.hash, false
 	return nil
+}
+
+// count counts a line that nothing has signed yet.
+func (c *chain) count(r record) {
+	if r.kind == Note && r.event.Outcome == outcomeUnsigned {
+		c.adopted = c.tail
+	}
+	c.isSigned = false
+	c.tail++
 }
 
 // enter checks a header against what is known, and learns from it the rest.
@@ -104,7 +116,11 @@ func (c *chain) verify(r record) error {
 	if !ed25519.Verify(c.key, message, r.signature) {
 		return errors.New("the signature of the checkpoint is not by the key of the log")
 	}
-	c.signed, c.tail, c.isSigned = c.seq, 0, true
+	if c.adopted > 0 && c.unproven != nil {
+		first := c.seq - c.tail + 1
+		c.unproven(Range{From: first, To: first + c.adopted - 1})
+	}
+	c.signed, c.tail, c.adopted, c.isSigned = c.seq, 0, 0, true
 	return nil
 }
 

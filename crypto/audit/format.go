@@ -57,6 +57,12 @@ import (
 //	requestId listener uid gid pid unit contained rule grant app route subject
 //	status error outcome count
 //
+// Two notes are the log's own, written at its start and before anything else:
+//
+//	outcome "unsigned"  count lines, all since the last checkpoint, were there
+//	                    already: a later checkpoint says nothing about them
+//	outcome "cut"       count bytes of a torn end were cut off
+//
 // Numbers are decimal. In strings only these are escaped: \" \\ \n \r \t, and as
 // \u00xx or \u20xx in lower case the other characters below U+0020, U+007F to
 // U+009F, U+2028, U+2029 (a terminal shows the file as it is). What was no UTF-8
@@ -70,6 +76,9 @@ const (
 
 	kindSegment    = "segment"
 	kindCheckpoint = "checkpoint"
+
+	outcomeUnsigned = "unsigned"
+	outcomeCut      = "cut"
 
 	hashField = `"hash":"`
 	hashEnd   = "\"}\n"

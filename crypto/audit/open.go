@@ -28,9 +28,12 @@ const (
 
 // Open opens the log at c.Path, or begins one, and goes on where it ends.
 //
-// A last line without an end, and what follows a block that never reached the
-// disk (it reads as zeros) after the last checkpoint, is cut off, and a note with
-// outcome "cut" and the number of bytes is written. Any other line after the last
+// Lines after the last checkpoint are kept, but nothing tells what a killed writer
+// left there from what somebody else appended: before anything is signed, a note
+// with outcome "unsigned" and their number says so, and [Verify] reports them as
+// adopted. A last line without an end, and what follows a block that never reached
+// the disk (it reads as zeros) after the last checkpoint, is cut off, and a note
+// with outcome "cut" and the number of bytes is written. Any other line after the last
 // checkpoint that does not fit, a log of another instance, key or later
 // incarnation, and one that another process holds, are errors. What is before the
 // last checkpoint is not read: that is [Verify]'s job.
@@ -106,11 +109,11 @@ func (l *Log) open(ctx context.Context, incarnation uint64) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	cut, err := l.resume(ctx, st.Size(), incarnation)
+	left, err := l.resume(ctx, st.Size(), incarnation)
 	if err != nil {
 		return err
 	}
-	if err := l.settle(cut, incarnation); err != nil {
+	if err := l.settle(left, incarnation); err != nil {
 		return err
 	}
 	err = errors.Join(l.syncFile(l.f), syncDir(l.path))
@@ -118,15 +121,20 @@ func (l *Log) open(ctx context.Context, incarnation uint64) error {
 	return err
 }
 
-// settle records a cut and moves to a new incarnation. The caller holds mu.
-func (l *Log) settle(cut int64, incarnation uint64) error {
-	if cut > 0 {
-		l.logger.Warn("audit log: a torn end was cut off", "path", l.path, "bytes", cut)
-		b := appendStart(l.buf[:0], l.seq+1, l.now(), Note)
-		if err := l.append(appendEvent(b, &Event{Outcome: "cut", Count: int(cut)})); err != nil {
+// settle records what was found behind the last checkpoint, and moves to a new
+// incarnation. The caller holds mu.
+func (l *Log) settle(left leftover, incarnation uint64) error {
+	if left.unsigned > 0 {
+		l.logger.Warn("audit log: its last lines were not signed", "path", l.path, "lines", left.unsigned)
+		if err := l.note(outcomeUnsigned, int(left.unsigned)); err != nil {
 			return err
 		}
-		l.signed = false
+	}
+	if left.cut > 0 {
+		l.logger.Warn("audit log: a torn end was cut off", "path", l.path, "bytes", left.cut)
+		if err := l.note(outcomeCut, int(left.cut)); err != nil {
+			return err
+		}
 	}
 	if incarnation > l.incarnation {
 		return l.rotate(incarnation)
@@ -137,55 +145,62 @@ func (l *Log) settle(cut int64, incarnation uint64) error {
 	return nil
 }
 
-// resume finds where the chain ends, cuts off what is torn, and returns how many
-// bytes that was.
-func (l *Log) resume(ctx context.Context, size int64, incarnation uint64) (int64, error) {
+// note writes one of the log's own notes. The caller holds mu.
+func (l *Log) note(outcome string, count int) error {
+	l.signed = false
+	b := appendStart(l.buf[:0], l.seq+1, l.now(), Note)
+	return l.append(appendEvent(b, &Event{Outcome: outcome, Count: count}))
+}
+
+// resume finds where the chain ends, cuts off what is torn, and returns what was
+// found behind the last checkpoint.
+func (l *Log) resume(ctx context.Context, size int64, incarnation uint64) (leftover, error) {
 	in := newLines(io.NewSectionReader(l.f, 0, size))
 	switch err := in.next(); {
 	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		return l.begin(in.line, size, incarnation)
 	case err != nil:
-		return 0, err
+		return leftover{}, err
 	}
 	r, err := parseLine(in.line)
 	if err != nil || r.kind != kindSegment {
-		return 0, errors.New("its first line is not the header of a segment")
+		return leftover{}, errors.New("its first line is not the header of a segment")
 	}
 	h := r.header
 	if h.incarnation > incarnation {
-		return 0, fmt.Errorf("it is of incarnation %d and the store of %d", h.incarnation, incarnation)
+		return leftover{}, fmt.Errorf("it is of incarnation %d and the store of %d", h.incarnation, incarnation)
 	}
 	if err := l.continues(h); err != nil {
-		return 0, err
+		return leftover{}, err
 	}
 	if err := l.finishRotation(h.segment); err != nil {
-		return 0, err
+		return leftover{}, err
 	}
 	return l.readTail(ctx, h, size)
 }
 
 // begin writes the first header of a log. torn is what there is of one.
-func (l *Log) begin(torn []byte, size int64, incarnation uint64) (int64, error) {
+func (l *Log) begin(torn []byte, size int64, incarnation uint64) (leftover, error) {
 	if want := []byte(firstBytes); !bytes.HasPrefix(torn, want[:min(len(want), len(torn))]) && len(bytes.Trim(torn, "\x00")) > 0 {
-		return 0, errors.New("it holds something else than an audit log")
+		return leftover{}, errors.New("it holds something else than an audit log")
 	}
 	closed, err := closedSegments(l.path)
 	if err != nil {
-		return 0, err
+		return leftover{}, err
 	}
 	if len(closed) > 0 {
-		return 0, fmt.Errorf("the active segment is missing, and there is %s", segmentPath(l.path, closed[0]))
+		return leftover{}, fmt.Errorf("the active segment is missing, and there is %s", segmentPath(l.path, closed[0]))
 	}
 	if err := l.finishRotation(1); err != nil {
-		return 0, err
+		return leftover{}, err
 	}
 	l.dirty = size > 0
 	b := appendStart(l.buf[:0], 1, l.now(), kindSegment)
 	if err := l.append(appendHeader(b, l.header(incarnation, 1))); err != nil {
-		return 0, err
+		return leftover{}, err
 	}
 	l.segment, l.incarnation = 1, incarnation
-	return size, nil
+	return leftover{cut: size}, nil
 }
 
 // continues checks that the segment before the active one ends in the hash that

@@ -10,12 +10,18 @@ import (
 // firstWindow is how far from the end the last checkpoint is looked for at first.
 const firstWindow = 1 << 20
 
+// leftover is what was found behind the last checkpoint.
+type leftover struct {
+	cut      int64  // bytes that were torn, and are cut off
+	unsigned uint64 // whole lines
+}
+
 // readTail checks the lines from the last checkpoint on, sets where the log
 // stands, and cuts off a torn end.
-func (l *Log) readTail(ctx context.Context, h header, size int64) (cut int64, err error) {
+func (l *Log) readTail(ctx context.Context, h header, size int64) (leftover, error) {
 	start, err := l.tailStart(size)
 	if err != nil {
-		return 0, err
+		return leftover{}, err
 	}
 	c := chain{key: l.publicKey, instance: l.instance, incarnation: h.incarnation, segment: h.segment, adopt: true}
 	if start == 0 {
@@ -23,13 +29,13 @@ func (l *Log) readTail(ctx context.Context, h header, size int64) (cut int64, er
 	}
 	end, err := c.run(ctx, io.NewSectionReader(l.f, start, size-start), start == 0)
 	if err != nil {
-		return 0, fmt.Errorf("byte %d: %w", start+end, err)
+		return leftover{}, fmt.Errorf("byte %d: %w", start+end, err)
 	}
 	l.segment, l.incarnation = h.segment, h.incarnation
 	l.seq, l.head, l.signed = c.seq, c.head, c.isSigned
 	l.size = start + end
 	l.dirty = l.size < size
-	return size - l.size, l.clean()
+	return leftover{cut: size - l.size, unsigned: c.tail}, l.clean()
 }
 
 // tailStart returns the offset of the line before the last checkpoint, or 0.

@@ -27,10 +27,12 @@ type VerifyConfig struct {
 
 // Report is what Verify found.
 //
-// Lines up to AuthenticTo were written by whoever holds the key, in this order.
-// The Tail after the last checkpoint is consistent only: anyone could have
-// written or changed it, which is the normal state of a log in use for up to a
-// second, and of one whose writer was killed.
+// Lines up to AuthenticTo were written by whoever holds the key, in this order,
+// except those in AdoptedRanges. The Tail after the last checkpoint is consistent
+// only: anyone could have written or changed it, which is the normal state of a
+// log in use for up to a second, and of one whose writer was killed. The next
+// start goes on behind such a tail and so signs it, but says first that it was
+// found unsigned: those lines are the adopted ones, and remain unproven.
 //
 // That lines were cut off at the end, in the tail or with their checkpoints, does
 // not show here, but by comparing Sequence and Head with what was noted elsewhere.
@@ -40,15 +42,18 @@ type Report struct {
 	// why.
 	Consistent  bool
 	Lines       uint64 // lines that were read and found right
-	AuthenticTo uint64 // sequence number; 0 when no PublicKey was given
-	Tail        uint64 // right lines after the last checkpoint
-	Sequence    uint64 // of the last right line
-	Head        [32]byte
-	Torn        int // bytes of a last line without an end, which the next start will cut
-	Segments    int // segments that were entered
-	Instance    string
-	Incarnation uint64
-	PublicKey   ed25519.PublicKey // given, or else named by the log
+	AuthenticTo uint64 // sequence number; 0 when no PublicKey was given, or nothing is signed
+	Adopted     uint64 // lines that a checkpoint covers, and that were there unsigned before
+	// AdoptedRanges says which those are: the first 100 ranges.
+	AdoptedRanges []Range
+	Tail          uint64 // right lines after the last checkpoint
+	Sequence      uint64 // of the last right line
+	Head          [32]byte
+	Torn          int // bytes of a last line without an end, which the next start will cut
+	Segments      int // segments that were entered
+	Instance      string
+	Incarnation   uint64
+	PublicKey     ed25519.PublicKey // given, or else named by the log
 
 	// The first thing that is wrong, where Verify stopped. The text holds nothing
 	// out of the log but numbers.
@@ -56,6 +61,12 @@ type Report struct {
 	File    string
 	Line    int // in File, from 1; 0 when it is the file itself
 }
+
+// Range is a row of lines by their sequence numbers, both included.
+type Range struct{ From, To uint64 }
+
+// maxRanges bounds Report.AdoptedRanges.
+const maxRanges = 100
 
 // Verify reads the whole log once and says what can be said of it. It may be in
 // use. What is wrong with the log is in the report; an error means that it could
@@ -65,6 +76,7 @@ func Verify(ctx context.Context, c VerifyConfig) (Report, error) {
 		return Report{}, errors.New("verify the audit log: the public key has the wrong length")
 	}
 	v := verifier{ctx: ctx, path: c.Path, chain: chain{key: c.PublicKey}}
+	v.chain.unproven = v.adopted
 	if c.First > 1 {
 		v.chain.adopt = true
 		v.chain.segment = c.First - 1
@@ -205,6 +217,13 @@ func (v *verifier) isActive(path string) bool {
 	}
 	y, err := os.Stat(path)
 	return err == nil && os.SameFile(x, y)
+}
+
+func (v *verifier) adopted(r Range) {
+	v.report.Adopted += r.To - r.From + 1
+	if len(v.report.AdoptedRanges) < maxRanges {
+		v.report.AdoptedRanges = append(v.report.AdoptedRanges, r)
+	}
 }
 
 func (v *verifier) problem(file string, line int, what string) {

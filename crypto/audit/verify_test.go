@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -151,6 +152,116 @@ func TestRechainedLinesAreNotAuthentic(t *testing.T) {
 		if i >= 4 && (r.AuthenticTo != 4 || r.Tail != 2) {
 			t.Errorf("line %d: authentic to %d, tail %d", i+1, r.AuthenticTo, r.Tail)
 		}
+	}
+}
+
+// forged returns the log cut off behind its first checkpoint, with lines behind it
+// that whoever can write the file can make: the chain has no key.
+func forged(t *testing.T, log []byte, events ...Event) []byte {
+	t.Helper()
+	var kept []byte
+	var last record
+	for line := range bytes.Lines(log) {
+		var err error
+		if last, err = parseLine(line); err != nil {
+			t.Fatal(err)
+		}
+		if kept = append(kept, line...); last.kind == kindCheckpoint {
+			break
+		}
+	}
+	head := last.hash
+	for n, e := range events {
+		var line []byte
+		line, head = seal(appendEvent(appendStart(nil, last.seq+1+uint64(n), ticking()(), e.Kind), &e), head)
+		kept = append(kept, line...)
+	}
+	return kept
+}
+
+// Lines that were appended while nobody held the key stay marked, although every
+// later checkpoint covers them.
+func TestForgedTailIsOnlyAdopted(t *testing.T) {
+	note := Event{Kind: Note, Outcome: "unsigned", Count: 1}
+	for name, c := range map[string]struct {
+		events []Event
+		torn   string
+	}{
+		"lines":                     {[]Event{lookup("f1"), lookup("f2")}, ""},
+		"one line":                  {[]Event{lookup("f1")}, ""},
+		"lines, and a torn one":     {[]Event{lookup("f1"), lookup("f2")}, `{"seq":7`},
+		"a note that says it first": {[]Event{lookup("f1"), note, lookup("f2")}, ""},
+		"nothing but such a note":   {[]Event{note}, ""},
+	} {
+		path := logPath(t)
+		for _, r := range []string{"r1", "r2"} { // header, r1, checkpoint 3, r2, checkpoint
+			l := mustOpen(t, testConfig(path))
+			mustWrite(t, l, lookup(r))
+			mustClose(t, l)
+		}
+		write(t, path, append(forged(t, read(t, path), c.events...), c.torn...))
+		n := uint64(len(c.events))
+		for range 2 {
+			l := mustOpen(t, testConfig(path))
+			mustWrite(t, l, lookup("r3"))
+			mustClose(t, l)
+			r := mustVerify(t, path)
+			if r.Adopted != n || len(r.AdoptedRanges) != 1 || r.AdoptedRanges[0] != (Range{4, 3 + n}) || r.AuthenticTo <= 3+n || r.Tail != 0 {
+				t.Fatalf("%s: %+v", name, r)
+			}
+		}
+		if o := objects(t, path)[3+n]; o["kind"] != Note || o["outcome"] != "unsigned" || o["count"] != float64(n) {
+			t.Fatalf("%s: the first line after them is %v", name, o)
+		}
+	}
+}
+
+// A log that was never signed: its header is adopted too, and until somebody with
+// the key has opened it, nothing is authentic.
+func TestNothingSigned(t *testing.T) {
+	path := logPath(t)
+	l := mustOpen(t, testConfig(path))
+	mustWrite(t, l, lookup("r1"))
+	unsigned := read(t, path)
+	mustClose(t, l)
+	write(t, path, unsigned)
+	if r := mustVerify(t, path); r.AuthenticTo != 0 || r.Tail != 2 || r.Adopted != 0 {
+		t.Fatalf("%+v", r)
+	}
+	mustClose(t, mustOpen(t, testConfig(path)))
+	if r := mustVerify(t, path); r.AuthenticTo != 3 || r.Adopted != 2 || r.AdoptedRanges[0] != (Range{1, 2}) {
+		t.Fatalf("%+v", r)
+	}
+}
+
+// What a killed writer leaves is signed by the next one. Nobody can tell it from
+// what was forged, however often it happens.
+func TestAdoptedRanges(t *testing.T) {
+	path := logPath(t)
+	var want []Range
+	for n := range uint64(maxRanges + 2) {
+		l := mustOpen(t, testConfig(path))
+		mustWrite(t, l, lookup("r"))
+		killed := read(t, path)
+		mustClose(t, l)
+		write(t, path, killed)
+		to := uint64(bytes.Count(killed, []byte("\n")))
+		want = append(want, Range{to, to})
+		if n == 0 {
+			want[0].From = 1 // the header
+		}
+		mustClose(t, mustOpen(t, testConfig(path)))
+	}
+	r := mustVerify(t, path)
+	if r.Adopted != maxRanges+3 || !slices.Equal(r.AdoptedRanges, want[:maxRanges]) {
+		t.Fatalf("%d lines in %d ranges", r.Adopted, len(r.AdoptedRanges))
+	}
+}
+
+func TestCleanLogAdoptsNothing(t *testing.T) {
+	path, _ := sample(t, t.TempDir())
+	if r := mustVerify(t, path); r.Adopted != 0 || r.AdoptedRanges != nil {
+		t.Fatalf("%+v", r)
 	}
 }
 
