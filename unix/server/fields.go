@@ -24,12 +24,18 @@ const (
 	scopeOther               // only looked through
 )
 
-// collector gathers the known fields of a body.
-type collector struct{ top, nested fields }
+// collector gathers the known fields of a body or a query.
+type collector struct {
+	query       bool
+	top, nested fields
+}
 
 func (c *collector) slot(in scope, name string) *value {
 	switch in {
 	case scopeTop:
+		if name == "state" && !c.query {
+			return nil
+		}
 		return c.top.named(name)
 	case scopeNested:
 		return c.nested.named(name)
@@ -49,6 +55,23 @@ func (c *collector) put(in scope, name, text string) *fault {
 		return bad("a field is not valid UTF-8")
 	}
 	*v = value{text, true}
+	return nil
+}
+
+// knownNames are all that count anywhere; state does in queries alone.
+var knownNames = []string{"humanId", "clientId", "sessionToken", "clientUserId", nest, "state"}
+
+// checkCase refuses a name that was meant to be a known one: ignoring it could
+// exchange for another app or another user than was asked for.
+func (c *collector) checkCase(in scope, name string) *fault {
+	if in == scopeOther {
+		return nil
+	}
+	for _, known := range knownNames {
+		if name != known && strings.EqualFold(strings.TrimSpace(name), known) && (known != "state" || c.query) {
+			return bad("a field differs from " + known + " in case or spaces only: names are exact")
+		}
+	}
 	return nil
 }
 
@@ -109,6 +132,9 @@ func (c *collector) object(dec *json.Decoder, in scope, depth int) *fault {
 			return bad("the body is not valid JSON")
 		}
 		if f := seen.add(name); f != nil {
+			return f
+		}
+		if f := c.checkCase(in, name); f != nil {
 			return f
 		}
 		if f := c.value(dec, in, name, depth); f != nil {
@@ -206,6 +232,9 @@ func (c *collector) form(text string) *fault {
 				return f
 			}
 		}
+		if f := c.checkFormCase(parts); f != nil {
+			return f
+		}
 		switch {
 		case name == nest && strings.HasPrefix(strings.TrimSpace(val), "{"):
 			return c.json([]byte(val), scopeNested, 2)
@@ -216,6 +245,13 @@ func (c *collector) form(text string) *fault {
 		}
 		return c.text(scopeOther, name, val, len(parts))
 	})
+}
+
+func (c *collector) checkFormCase(parts []string) *fault {
+	if len(parts) == 2 && parts[0] == nest {
+		return c.checkCase(scopeNested, parts[1])
+	}
+	return c.checkCase(scopeTop, parts[0])
 }
 
 // pairs splits a form or a query.
@@ -242,7 +278,7 @@ func parseQuery(raw string) (fields, *fault) {
 	if raw == "" {
 		return fields{}, nil
 	}
-	var c collector
+	c := collector{query: true}
 	f := c.form(raw)
 	return c.top, f
 }

@@ -105,6 +105,9 @@ func (q *call) understand() (bool, reply) {
 	if query.clientID.set && !validID(query.clientID.text) {
 		return bad("clientId is empty, too long, or no plain text").reply()
 	}
+	if f := q.checkUnread(); f != nil {
+		return f.reply()
+	}
 	if q.route.clientUser {
 		if f := q.readClientUser(); f != nil {
 			return f.reply()
@@ -119,6 +122,23 @@ func (q *call) understand() (bool, reply) {
 		return q.selectUsers(query).reply()
 	}
 	return true, reply{}
+}
+
+// checkUnread refuses what the endpoint would ignore although it may have been
+// meant to choose an app or a user.
+func (q *call) checkUnread() *fault {
+	if q.route.fields == 0 && q.r.ContentLength != 0 {
+		return bad("this endpoint takes no body")
+	}
+	if q.route.grant == "" {
+		return nil
+	}
+	for _, name := range []string{api.HeaderClientID, api.HeaderHumanID} {
+		if len(q.r.Header[name]) > 0 {
+			return bad("the header " + name + " is not read here: send clientId in the query or body, and the humanId in the path or body")
+		}
+	}
+	return nil
 }
 
 func (q *call) understandBody(query fields) (bool, reply) {

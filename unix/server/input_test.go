@@ -132,6 +132,47 @@ func TestHiddenSecrets(t *testing.T) {
 	}
 }
 
+// TestNothingIsIgnoredThatWasMeant: what looks like a known field, a body or a
+// header that chooses is refused where it would be ignored.
+func TestNothingIsIgnoredThatWasMeant(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	o := s.NewSession("")
+	post := func(format string, headers ...string) answer {
+		t.Helper()
+		return raw(t, s.Public, request("POST", "/v1/connect/tokens", fmt.Sprintf(format, o.HumanID, o.SessionToken.Reveal()), headers...))
+	}
+	for _, body := range []string{
+		`{"clientid":"x","humanId":"%s","sessionToken":"%s"}`, `{"ClientUserId":"x","humanId":"%s","sessionToken":"%s"}`, `{"clientId ":"x","humanId":"%s","sessionToken":"%s"}`,
+		`{"sessionTokenObject":{"CLIENTID":"x","humanId":"%s","sessionToken":"%s"}}`, `{"sessiontokenobject":{},"humanId":"%s","sessionToken":"%s"}`,
+	} {
+		post(body).wantCode(t, api.BadRequest)
+	}
+	for _, body := range []string{
+		"clientid=x&humanId=%s&sessionToken=%s", "ClientUserID=x&humanId=%s&sessionToken=%s", "sessionTokenObject[clientID]=x&humanId=%s&sessionToken=%s",
+		"Sessiontokenobject[clientId]=x&humanId=%s&sessionToken=%s",
+	} {
+		post(body, formType).wantCode(t, api.BadRequest)
+	}
+	const good = `{"State":1,"x":{"clientid":"y"},"humanId":"%s","sessionToken":"%s"}`
+	post(good, api.HeaderClientID+": x").wantCode(t, api.BadRequest)
+	if a := post(good); a.status != 200 { // no fields of ours
+		t.Fatalf("got %d %s", a.status, a.err.Code)
+	}
+	get := "/v1/users/" + string(o.HumanID)
+	raw(t, s.Public, request("GET", get+"?ClientID=x", "")).wantCode(t, api.BadRequest)
+	raw(t, s.Public, request("GET", get, "", api.HeaderClientID+": x")).wantCode(t, api.BadRequest)
+	raw(t, s.Public, request("GET", get, "", api.HeaderHumanID+": x")).wantCode(t, api.BadRequest)
+	raw(t, s.Public, request("GET", get, "{}")).wantCode(t, api.BadRequest)
+	raw(t, s.Public, request("GET", "/v1/whoami", "{}")).wantCode(t, api.BadRequest)
+	raw(t, s.Public, request("GET", get, "", "Transfer-Encoding: chunked")+"2\r\n{}\r\n0\r\n\r\n").wantCode(t, api.BadRequest)
+	if a := raw(t, s.Public, request("HEAD", get, "{}")); a.status != 400 {
+		t.Fatalf("a body on HEAD: got %d", a.status)
+	}
+	if a := raw(t, s.Public, request("GET", get, "", "Content-Length: 0")); a.status != 200 {
+		t.Fatalf("got %d %s", a.status, a.err.Code)
+	}
+}
+
 func TestQueries(t *testing.T) {
 	s := clienttest.Start(t, clienttest.Config{})
 	for query, code := range map[string]api.Code{
