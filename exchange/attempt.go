@@ -100,7 +100,10 @@ func (c *Client) judge(ctx context.Context, request []byte, wanted []want) (answ
 }
 
 // classify gives each final status its class; "" is success. What is neither
-// success nor a final no (1xx, 5xx and what is not in RFC 9110) is Unknown.
+// success nor Human API's own no is Unknown: 1xx, 5xx, what is not in RFC 9110, a
+// redirect, which is never followed, and the words of whatever stands in front
+// of it, which may have passed the request on (408 Request Timeout, 421
+// Misdirected Request, 425 Too Early).
 func classify(status int) Class {
 	switch {
 	case status >= 200 && status < 300:
@@ -109,7 +112,9 @@ func classify(status int) Class {
 		return TryLater
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return Unauthorized
-	case status >= 300 && status < 500:
+	case status == http.StatusRequestTimeout, status == http.StatusMisdirectedRequest, status == http.StatusTooEarly:
+		return Unknown
+	case status >= 400 && status < 500:
 		return Refused
 	}
 	return Unknown

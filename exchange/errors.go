@@ -14,13 +14,14 @@ const (
 	// proxy failed, or the time was up before). Nothing took effect.
 	NotSent Class = "not sent"
 	// Unknown: at least a byte was sent and no final answer came (timeout,
-	// reset, 5xx, an answer cut short or that is no HTTP). It may have taken effect.
+	// reset, 5xx, 3xx, 408, 421, 425, an answer cut short or that is no HTTP). It
+	// may have taken effect.
 	Unknown Class = "unknown"
 	// TryLater: 429. Answered, and nothing took effect.
 	TryLater Class = "try later"
 	// Unauthorized: 401 or 403. The clientSecret may be an old one.
 	Unauthorized Class = "unauthorized"
-	// Refused: any other 4xx, and 3xx, which is never followed.
+	// Refused: any other 4xx.
 	Refused Class = "refused"
 	// Invalid: a whole 2xx that is a JSON object, but lacks a field that we
 	// need, or has one twice, of a wrong type, too long, or with control
@@ -37,7 +38,7 @@ const (
 type Error struct {
 	Class  Class
 	Status int // HTTP status; 0 when there was none
-	// RetryAfter is Human API's advice on a 429 or 5xx, at most an hour; 0: none.
+	// RetryAfter is Human API's advice on a 429 or what is Unknown, at most an hour; 0: none.
 	RetryAfter time.Duration
 	// Err is what was attempted and why it failed. It matches
 	// context.DeadlineExceeded, context.Canceled and syscall.Errno where those

@@ -118,8 +118,7 @@ func proxy(t testing.TB, answer string) (handler http.Handler, asked *atomic.Val
 			return
 		}
 		far, err := net.Dial("tcp", r.Host)
-		if err != nil {
-			t.Error(err)
+		if err != nil { // the client notices, or the test is over
 			return
 		}
 		defer far.Close()
