@@ -10,10 +10,6 @@ import (
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
-// versionsTried bounds how many versions of a client secret one attempt tries:
-// the one held, the current one in Vault, and its predecessor.
-const versionsTried = 3
-
 // attempt sends the exchange once, with the client secret that Human API takes.
 // It is the one place where tokens are asked for, by whoever has the turn.
 func (b *Broker) attempt(r *run) verdict {
@@ -24,27 +20,18 @@ func (b *Broker) attempt(r *run) verdict {
 		defer func() { <-b.slots }()
 	}
 	r.attempts++
-	secret, err := b.cfg.Secrets.ClientSecret(r.limit(), r.intent.ClientID)
-	if err != nil {
-		return b.withoutSecret(r, err)
+	var reply exchange.Reply
+	err, noSecret := b.withSecret(r.limit(), r.intent.ClientID, func(s user.ClientSecret) (err error) {
+		reply, err = b.send(r, s)
+		return err
+	})
+	switch {
+	case noSecret != nil:
+		return b.withoutSecret(r, noSecret)
+	case err != nil:
+		return b.judge(r, err)
 	}
-	for tried := 1; ; tried++ {
-		reply, err := b.send(r, secret)
-		if err == nil {
-			return verdict{next: accept, reply: reply}
-		}
-		if classOf(err) != exchange.Unauthorized {
-			return b.judge(r, err)
-		}
-		next, other, rerr := b.cfg.Secrets.Refused(r.limit(), r.intent.ClientID, secret.Version)
-		if rerr != nil {
-			return b.withoutSecret(r, rerr)
-		}
-		if !other || next.Version == secret.Version || tried == versionsTried {
-			return b.judge(r, err)
-		}
-		secret = next
-	}
+	return verdict{next: accept, reply: reply}
 }
 
 // takeSlot spreads what a start resumes, with the turn held: a new exchange of
@@ -117,9 +104,7 @@ func (b *Broker) judge(r *run, err error) verdict {
 		if r.uncertain {
 			return indeterminate()
 		}
-		v := refused()
-		v.unspent = true // it was our secret that was refused: with the right one the session token is good
-		return v
+		return badSecret()
 	case exchange.Refused:
 		if r.uncertain {
 			return indeterminate()

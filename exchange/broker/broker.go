@@ -73,7 +73,8 @@ type Upstream interface {
 }
 
 // Secrets gives the apps' client secrets. Its errors are *user.Error of kind
-// VaultUnavailable, VaultStale or SecretUnavailable. Calls may be concurrent.
+// VaultUnavailable, VaultStale or SecretUnavailable. The Texts are the caller's
+// own copies, and are wiped after use. Calls may be concurrent.
 type Secrets interface {
 	ClientSecret(ctx context.Context, app user.ClientID) (user.ClientSecret, error)
 	// Refused says that Human API refused that version, and asks for another

@@ -19,7 +19,9 @@ const maxGrace = time.Second
 // Errors are *user.Error: SessionConflict, SessionRefused, UserMismatch,
 // UpstreamInvalid, ExchangeUnknown are final for that session token;
 // UpstreamUnavailable, TooManyWaiting, StoreUnavailable, VaultUnavailable,
-// VaultStale, SecretUnavailable, Draining leave it unspent; after
+// VaultStale, SecretUnavailable (also when Human API refuses every client secret
+// that there is: counted as refused, and a repeat is sent again), Draining leave
+// it unspent; after
 // ExchangePending the same call joins the exchange that goes on. An error of no
 // kind is ctx's, or a defect.
 func (b *Broker) Exchange(ctx context.Context, x user.Exchange) (user.Result, error) {

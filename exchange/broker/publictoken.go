@@ -60,28 +60,18 @@ func (b *Broker) sharedFetch(app user.ClientID, human user.HumanID) (user.Public
 
 // fetch asks Human API for a user's publicToken and keeps it.
 func (b *Broker) fetch(ctx context.Context, app user.ClientID, human user.HumanID) (user.Public, error) {
-	secret, err := b.cfg.Secrets.ClientSecret(ctx, app)
-	if err != nil {
-		return user.Public{}, timeUp(fmt.Errorf("get the client secret: %w", err))
-	}
-	token, err := b.ask(ctx, app, human, secret)
-	if classOf(err) == exchange.Unauthorized {
-		next, other, rerr := b.cfg.Secrets.Refused(ctx, app, secret.Version)
-		if rerr != nil {
-			return user.Public{}, timeUp(fmt.Errorf("get another client secret: %w", rerr))
-		}
-		if other {
-			token, err = b.ask(ctx, app, human, next)
-		}
-	}
-	if err != nil {
+	var token user.PublicToken
+	err, noSecret := b.withSecret(ctx, app, func(s user.ClientSecret) (err error) {
+		token, err = b.cfg.Upstream.PublicToken(ctx, exchange.PublicTokenRequest{ClientID: app, HumanID: human, ClientSecret: s.Text})
+		return err
+	})
+	switch {
+	case noSecret != nil:
+		return user.Public{}, timeUp(fmt.Errorf("get the client secret: %w", noSecret))
+	case err != nil:
 		return user.Public{}, fetchFailure(err)
 	}
 	return b.cfg.Store.PutPublicToken(ctx, app, human, token)
-}
-
-func (b *Broker) ask(ctx context.Context, app user.ClientID, human user.HumanID, secret user.ClientSecret) (user.PublicToken, error) {
-	return b.cfg.Upstream.PublicToken(ctx, exchange.PublicTokenRequest{ClientID: app, HumanID: human, ClientSecret: secret.Text})
 }
 
 // timeUp gives the end of our own deadline, the only error of no kind that is
@@ -97,15 +87,11 @@ func timeUp(err error) error {
 // API, so that whether it was sent makes no difference.
 func fetchFailure(err error) error {
 	kind, wait := user.UpstreamUnavailable, adviceIn(err)
-	e, _ := errors.AsType[*exchange.Error](err)
 	switch classOf(err) {
 	case exchange.Unauthorized:
 		kind = user.SecretUnavailable
 	case exchange.Refused:
 		kind = user.UnknownUser
-		if e.Status < 400 {
-			kind = user.UpstreamInvalid // a redirect says nothing about the user
-		}
 	case exchange.Invalid, exchange.Unreadable:
 		kind = user.UpstreamInvalid
 	}

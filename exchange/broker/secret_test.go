@@ -2,11 +2,15 @@ package broker_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/vault"
 )
 
 const secondValue = "marker-client-secret-2"
@@ -31,7 +35,7 @@ func TestWrongSecretIsFixed(t *testing.T) {
 	w.secrets.set(func(v *vaultEntry) { v.versions[0] = "marker-client-secret-wrong" })
 	x := w.finish("marker-human", "marker-user")
 	_, err := w.exchange(x)
-	wantKind(t, err, user.SessionRefused)
+	wantKind(t, err, user.SecretUnavailable)
 	if w.b.Status().Outcomes[user.Refused] != 1 || len(w.intents()) != 0 || w.asked() != 1 {
 		t.Error("it did not end as refused after one request")
 	}
@@ -46,9 +50,43 @@ func TestEndlessVersions(t *testing.T) {
 	w := newWorld(t)
 	w.secrets.set(func(v *vaultEntry) { v.versions[0], v.endless = "marker-client-secret-wrong", true })
 	_, err := w.exchange(w.finish("marker-human", "marker-user"))
-	wantKind(t, err, user.SessionRefused)
+	wantKind(t, err, user.SecretUnavailable)
 	if n := w.asked(); n != 3 {
 		t.Errorf("%d versions were tried", n)
+	}
+}
+
+// entry is an app's entry in Vault, for the real cache of secrets.
+type entry struct {
+	text    string
+	version int
+}
+
+func (e *entry) ReadApp(context.Context, user.ClientID) (vault.App, error) {
+	return vault.App{ClientSecret: secret.FromString(e.text), Version: e.version}, nil
+}
+
+// The version held and the one that came after it are each other's alternative:
+// when both are refused, each was sent once.
+func TestNoVersionIsSentTwice(t *testing.T) {
+	in := &entry{"marker-client-secret-A", 1}
+	held, err := vault.NewSecrets(vault.SecretsConfig{Client: in, Apps: []user.ClientID{app}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(w *world) { w.config.Secrets = held })
+	if _, err := held.ClientSecret(context.Background(), app); err != nil {
+		t.Fatal(err)
+	}
+	*in = entry{"marker-client-secret-B", 2}
+	_, err = w.exchange(w.finish("marker-human", "marker-user"))
+	wantKind(t, err, user.SecretUnavailable)
+	var sent []string
+	for _, r := range w.sim.Requests() {
+		sent = append(sent, strings.TrimPrefix(r.Fields["clientSecret"], "marker-client-secret-"))
+	}
+	if !slices.Equal(sent, []string{"A", "B"}) {
+		t.Errorf("sent were %q", sent)
 	}
 }
 
@@ -143,7 +181,8 @@ func TestPublicTokenFailures(t *testing.T) {
 		{"429", fault{Status: 429, RetryAfter: "7"}, user.UpstreamUnavailable},
 		{"500", fault{Status: 500}, user.UpstreamUnavailable},
 		{"dropped", fault{Kind: humanapitest.DropBefore}, user.UpstreamUnavailable},
-		{"redirect", fault{Kind: humanapitest.Redirect}, user.UpstreamInvalid},
+		{"redirect", fault{Kind: humanapitest.Redirect}, user.UpstreamUnavailable},
+		{"408", fault{Status: 408}, user.UpstreamUnavailable},
 		{"wrong user", fault{Kind: humanapitest.WrongUser}, user.UpstreamInvalid},
 		{"page", fault{Kind: humanapitest.HTML}, user.UpstreamInvalid},
 	} {

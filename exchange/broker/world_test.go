@@ -77,6 +77,7 @@ func newWorld(t testing.TB, shape ...func(*world)) *world {
 	t.Cleanup(func() {
 		w.stop(5 * time.Second)
 		w.checkLogs()
+		w.checkWiped()
 	})
 	return w
 }
@@ -107,7 +108,10 @@ func (w *world) start() {
 	w.client, err = exchange.New(exchange.Config{UserURL: w.url, Timeout: w.timeout, UnsafePlainHTTP: true})
 	w.must(err)
 	c := w.config
-	c.Store, c.Upstream, c.Secrets, c.Journal = w.store, w.client, w.secrets, w.audit
+	c.Store, c.Upstream, c.Journal = w.store, w.client, w.audit
+	if c.Secrets == nil {
+		c.Secrets = w.secrets
+	}
 	c.Incarnation = w.keys.Incarnation() + w.later
 	c.Logger = slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if c.Apps == nil {
@@ -284,6 +288,18 @@ func (w *world) checkLogs() {
 	}
 }
 
+// checkWiped looks at every copy of a client secret that was handed out.
+func (w *world) checkWiped() {
+	w.secrets.mu.Lock()
+	defer w.secrets.mu.Unlock()
+	for _, s := range w.secrets.given {
+		if !s.Equal(secret.New(make([]byte, s.Len()))) {
+			w.t.Error("a copy of a client secret was not wiped")
+			return
+		}
+	}
+}
+
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -314,10 +330,17 @@ type vaultEntry struct {
 	refused  int   // calls
 	after    int   // calls of ClientSecret until done is closed
 	done     chan struct{}
+	given    []secret.Text // handed out: must be wiped at the end
+}
+
+func (v *vaultEntry) give(text string, version int) user.ClientSecret {
+	s := user.ClientSecret{Text: secret.FromString(text), Version: version}
+	v.given = append(v.given, s.Text)
+	return s
 }
 
 func (v *vaultEntry) at(i int) user.ClientSecret {
-	return user.ClientSecret{Text: secret.FromString(v.versions[i]), Version: i + 1}
+	return v.give(v.versions[i], i+1)
 }
 
 func (v *vaultEntry) ClientSecret(ctx context.Context, _ user.ClientID) (user.ClientSecret, error) {
@@ -344,7 +367,7 @@ func (v *vaultEntry) Refused(_ context.Context, _ user.ClientID, version int) (u
 		return user.ClientSecret{}, false, v.deny
 	}
 	if v.endless {
-		return user.ClientSecret{Text: secret.FromString("marker-client-secret-wrong"), Version: version + 1}, true, nil
+		return v.give("marker-client-secret-wrong", version+1), true, nil
 	}
 	last := len(v.versions)
 	if version == last {
