@@ -169,12 +169,9 @@ func (s *Server) outcome(q *call, rep reply) reply {
 	if q.route != nil && q.route.unrecorded {
 		return rep
 	}
-	if q.services == nil {
-		s.refusals.count(q, api.Starting)
-		return rep
-	}
-	if cheap(rep.code) && !q.acted && !s.refusals.lined(q.conn.caller.UID, s.now()) {
-		s.refusals.count(q, rep.code)
+	free := !q.acted || q.route.free
+	if q.services == nil || free && !s.refusals.lined(q.conn.caller.UID, s.now()) {
+		s.refusals.count(q, rep)
 		return rep
 	}
 	e := q.event

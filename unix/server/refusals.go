@@ -7,85 +7,112 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenvault/tokenvault/crypto/audit"
-	"github.com/tokenvault/tokenvault/unix/api"
 )
 
+// What costs a caller nothing must not fill the audit log: what is refused
+// before anything was done, and whoami. A uid gets uidPerSecond lines for such
+// requests, all uids together allPerSecond; what is beyond is counted, and
+// written as one note for each code every noteEvery. With lines of 400 bytes
+// that is at most 35 MB a day from one uid, and 230 MB from all, notes included.
+//
+// Many uids together can use up the lines of all others, whose refusals then
+// stand in a note only.
 const (
-	// A uid gets this many lines of cheap refusals in the audit log; what is
-	// beyond is counted, and written once a noteEvery.
-	refusalsPerSecond = 5
-	refusalsBurst     = 20
-	noteEvery         = time.Second
-	maxRefusers       = 4096
+	uidPerSecond = 1
+	uidBurst     = 50
+	allPerSecond = 5
+	allBurst     = 200
+	noteEvery    = 5 * time.Second
+	// maxUIDs bounds the memory of budgets. They are never dropped, because a
+	// uid whose budget is forgotten has a new one: later uids share one.
+	maxUIDs = 4096
 )
 
-// cheap are the refusals that cost a caller nothing, and must therefore not be
-// able to fill the audit log.
-func cheap(c api.Code) bool {
-	switch c {
-	case api.UnknownCaller, api.RateLimited, api.TooSlow, api.TooLarge, api.Starting, api.Draining:
-		return true
-	}
-	return false
+// noteKey is what the requests of a note have in common.
+type noteKey struct {
+	status   int
+	code     string // "" on success
+	route    string // of a success
+	starting bool   // before the audit log was open
 }
 
-type noteKey struct {
-	uid      uint32
+// counted is how many they are, and whose. The listener and uid are those of the
+// first while there is no other.
+type counted struct {
+	n        int
 	listener string
-	code     api.Code
+	uid      uint32
+	many     bool
 }
 
 // refusals counts what is written as aggregated notes.
 type refusals struct {
 	mu     sync.Mutex
-	counts map[noteKey]int
-	rates  map[uint32]*rate.Limiter
+	counts map[noteKey]counted
+	all    *rate.Limiter
+	byUID  map[uint32]*rate.Limiter
+	rest   *rate.Limiter // of every uid that byUID has no room for
 	wake   chan struct{} // holds one when counts is not empty
 }
 
-// lined reports whether this refusal gets a line of its own.
+// lined reports whether such a request of uid gets a line of its own.
 func (r *refusals) lined(uid uint32, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.rates[uid]
-	if l == nil {
-		if r.rates == nil || len(r.rates) >= maxRefusers {
-			r.rates = map[uint32]*rate.Limiter{}
-		}
-		l = rate.NewLimiter(refusalsPerSecond, refusalsBurst)
-		r.rates[uid] = l
+	if r.all == nil {
+		r.all = rate.NewLimiter(allPerSecond, allBurst)
+		r.rest = rate.NewLimiter(uidPerSecond, uidBurst)
+		r.byUID = map[uint32]*rate.Limiter{}
 	}
-	return l.AllowN(now, 1)
+	l := r.byUID[uid]
+	switch {
+	case l != nil:
+	case len(r.byUID) < maxUIDs:
+		l = rate.NewLimiter(uidPerSecond, uidBurst)
+		r.byUID[uid] = l
+	default:
+		l = r.rest
+	}
+	return l.AllowN(now, 1) && r.all.AllowN(now, 1)
 }
 
-// count adds to the next note.
-func (r *refusals) count(q *call, code api.Code) {
-	r.mu.Lock()
-	if r.counts == nil {
-		r.counts = map[noteKey]int{}
+// count adds an answer to the next note.
+func (r *refusals) count(q *call, rep reply) {
+	key := noteKey{status: rep.status, code: string(rep.code), starting: q.services == nil}
+	if rep.code == "" {
+		key.route = q.route.name
 	}
-	r.counts[noteKey{q.conn.caller.UID, q.conn.listener, code}]++
-	r.mu.Unlock()
+	r.add(key, counted{n: 1, listener: q.conn.listener, uid: q.conn.caller.UID})
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
+func (r *refusals) add(key noteKey, more counted) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c, ok := r.counts[key]; ok {
+		more.n += c.n
+		more.many = more.many || c.many || c.uid != more.uid || c.listener != more.listener
+	}
+	if r.counts == nil {
+		r.counts = map[noteKey]counted{}
+	}
+	r.counts[key] = more
+}
+
 // run writes notes until stop is closed, and the last ones then.
 func (r *refusals) run(s *Server, stop <-chan struct{}) {
-	for {
+	for stopped := false; !stopped; {
 		select {
 		case <-stop:
-			if v := s.services.Load(); v != nil {
-				r.flush(s, v.Audit)
-			}
-			return
 		case <-r.wake:
 		}
 		pause := time.NewTimer(noteEvery)
 		select {
 		case <-stop:
+			stopped = true
 		case <-pause.C:
 		}
 		pause.Stop()
@@ -95,34 +122,30 @@ func (r *refusals) run(s *Server, stop <-chan struct{}) {
 	}
 }
 
-// flush writes the counts; those that the log cannot take are kept. What was
-// refused before the services opened is one note, whoever asked.
+// flush writes the counts; those that the log cannot take are kept.
 func (r *refusals) flush(s *Server, log Audit) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	starting := 0
-	for key, n := range r.counts {
-		if key.code == api.Starting {
-			starting += n
-			continue
+	for key, c := range r.take() {
+		if err := log.Write(key.note(c)); err != nil {
+			s.log.Error("audit log does not take a note", "error", err)
+			r.add(key, c)
 		}
-		note := audit.Event{Kind: audit.Note, Listener: key.listener, UID: &key.uid, Status: key.code.Status(), Error: string(key.code), Count: n}
-		if !s.note(log, note) {
-			return
-		}
-		delete(r.counts, key)
 	}
-	note := audit.Event{Kind: audit.Note, Status: api.Starting.Status(), Error: string(api.Starting), Count: starting}
-	if starting == 0 || !s.note(log, note) {
-		return
-	}
-	clear(r.counts)
 }
 
-func (s *Server) note(log Audit, e audit.Event) bool {
-	if err := log.Write(e); err != nil {
-		s.log.Error("audit log does not take a note", "error", err)
-		return false
+func (r *refusals) take() map[noteKey]counted {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	taken := r.counts
+	r.counts = nil
+	return taken
+}
+
+func (k noteKey) note(c counted) audit.Event {
+	e := audit.Event{Kind: audit.Note, Route: k.route, Status: k.status, Error: k.code, Count: c.n}
+	if c.many {
+		e.Outcome = "many" // callers
+	} else {
+		e.Listener, e.UID = c.listener, &c.uid
 	}
-	return true
+	return e
 }

@@ -25,6 +25,7 @@ type route struct {
 	attempt    bool     // goes on record before it is done
 	early      bool     // served before the services are open
 	unrecorded bool
+	free       bool           // costs a caller nothing: its successes are aggregated as refusals are
 	fails      []user.Failure // of the services, that a caller is told; others are internal
 	act        func(*call) reply
 	name       string // method and path, for the audit log
@@ -57,7 +58,7 @@ var routes = func() []*route {
 		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, fails: failsList, act: (*call).users},
 		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, early: true, act: (*call).checkSecrets},
 		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, early: true, fails: failsAdmin, act: (*call).checkStore},
-		{method: http.MethodGet, path: pathWhoAmI, early: true, act: (*call).whoAmI},
+		{method: http.MethodGet, path: pathWhoAmI, early: true, free: true, act: (*call).whoAmI},
 		{method: http.MethodGet, path: pathHealth, early: true, unrecorded: true, act: (*call).health},
 	}
 	for _, r := range all {

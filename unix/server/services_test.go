@@ -280,7 +280,7 @@ func TestFloodIsAggregated(t *testing.T) {
 		c.Policy = nobody(t)
 	})
 	b.open()
-	for range 50 {
+	for range 80 {
 		b.get(t, "/v1/users/h").wantCode(t, api.UnknownCaller)
 	}
 	b.stop()
@@ -293,8 +293,8 @@ func TestFloodIsAggregated(t *testing.T) {
 			counted += e.Count
 		}
 	}
-	if lines != 20 || counted != 30 {
-		t.Fatalf("%d lines and a count of %d, want 20 and 30", lines, counted)
+	if lines != 50 || counted != 30 {
+		t.Fatalf("%d lines and a count of %d, want 50 and 30", lines, counted)
 	}
 }
 
