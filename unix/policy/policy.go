@@ -153,6 +153,10 @@ func (v *View) Decide(app user.ClientID, g api.Grant, path string) Decision {
 	return d
 }
 
+// AppName is the name of an app that is configured, else "". It says nothing
+// about the caller's rights.
+func (v *View) AppName(id user.ClientID) string { return v.policy.appName(id) }
+
 // Apps is as [Policy.Apps].
 func (v *View) Apps(g api.Grant) []App {
 	if !v.ceiling.has(g) {

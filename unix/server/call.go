@@ -134,9 +134,6 @@ func (s *Server) authorize(q *call) (bool, reply) {
 	}
 	d := q.conn.view.Decide(q.in.app, g, "")
 	q.event.Rule, q.event.App = d.Rule, d.App
-	if q.in.human != "" && d.Allowed && q.services != nil {
-		q.event.Subject = q.services.Audit.Subject(q.in.app, q.in.human)
-	}
 	switch {
 	case d.RetryAfter > 0:
 		return false, refuse(api.RateLimited).after(d.RetryAfter)
@@ -153,6 +150,7 @@ func (s *Server) attempt(q *call) (bool, reply) {
 	if !q.route.attempt {
 		return true, reply{}
 	}
+	q.name()
 	e := q.event
 	e.Kind = audit.Attempt
 	if err := q.services.Audit.Write(e); err != nil {
@@ -174,6 +172,7 @@ func (s *Server) outcome(q *call, rep reply) reply {
 		s.refusals.count(q, rep)
 		return rep
 	}
+	q.name()
 	e := q.event
 	e.Kind, e.Status, e.Error = audit.Outcome, rep.status, string(rep.code)
 	var err error
@@ -188,6 +187,21 @@ func (s *Server) outcome(q *call, rep reply) reply {
 		return refuse(api.AuditUnavailable)
 	}
 	return rep
+}
+
+// name puts on record which app and user were asked for, once both are known,
+// also where that is refused. A client id that is not configured is no app: it
+// may be anything.
+func (q *call) name() {
+	if q.in.app == "" {
+		return
+	}
+	if q.event.App == "" {
+		q.event.App = q.conn.view.AppName(q.in.app)
+	}
+	if q.event.App != "" && q.in.human != "" && q.event.Subject == "" {
+		q.event.Subject = q.services.Audit.Subject(q.in.app, q.in.human)
+	}
 }
 
 // requestID is the id in the broker's type.

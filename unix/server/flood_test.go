@@ -139,10 +139,9 @@ func TestBudgetsAreKept(t *testing.T) {
 	if n := len(r.byUID); n > maxUIDs {
 		t.Fatalf("%d uids are kept", n)
 	}
-	a := drained(1e9)
-	now = now.Add(time.Second)
-	if b := drained(1e9 + 1); a+b > allBurst || b > allPerSecond {
-		t.Fatalf("unknown uids get %d and %d lines: they do not share a budget", a, b)
+	now = now.Add(time.Hour)
+	if a, b := drained(1e9), drained(1e9+1); a != uidBurst || b != 0 {
+		t.Fatalf("two uids beyond those get %d and %d lines: they do not share a budget", a, b)
 	}
 }
 

@@ -232,6 +232,38 @@ func TestClientUserHeader(t *testing.T) {
 	raw(t, s.Public, request("GET", "/v1/users/"+string(o.HumanID), "", h+"a")).wantCode(t, api.BadRequest)
 }
 
+// TestDenialsNameWhom: an audit line tells who was asked for, as soon as that is
+// known, and however the request ended.
+func TestDenialsNameWhom(t *testing.T) {
+	bank := policy.App{Name: "bank", ClientID: "example-client-id-of-the-bank"}
+	rule := policy.Rule{Name: "one", Users: []uint32{me()}, Contained: true, Apps: []policy.App{clienttest.DefaultApp}, Grants: []api.Grant{api.GrantLookup, api.GrantAccessToken}, PerSecond: 0.001, Burst: 1}
+	s := clienttest.Start(t, clienttest.Config{Apps: []policy.App{clienttest.DefaultApp, bank}, Rules: []policy.Rule{rule}})
+	body := fmt.Sprintf(`{"humanId":"x","clientId":%q,"sessionToken":"x"}`, bank.ClientID)
+	for _, c := range []struct {
+		request, app string
+		code         api.Code
+		client       user.ClientID
+	}{
+		{request("GET", "/v1/users/x", ""), "shop", api.UnknownUser, clienttest.DefaultApp.ClientID},
+		{request("GET", "/v1/users/x", ""), "shop", api.RateLimited, clienttest.DefaultApp.ClientID},
+		{request("GET", "/v1/users/x?clientId="+string(bank.ClientID), ""), "bank", api.NotGranted, bank.ClientID},
+		{request("GET", "/v1/users/x?clientId="+string(bank.ClientID), "", "X-Client-User-Id: y"), "bank", api.BadRequest, bank.ClientID},
+		{request("GET", "/v1/users/x/access-token?clientId="+string(clienttest.DefaultApp.ClientID), ""), "shop", api.NotGranted, clienttest.DefaultApp.ClientID},
+		{request("GET", "/v1/users/x?clientId=none", ""), "", api.NotGranted, ""},
+		{request("POST", "/v1/connect/tokens", body), "", api.NotGranted, ""}, // not read
+	} {
+		a := raw(t, s.Public, c.request)
+		a.wantCode(t, c.code)
+		want := ""
+		if c.client != "" {
+			want = s.Audit.Subject(c.client, "x")
+		}
+		if got := outcomeOf(t, s, a.err.RequestID); got.Subject != want || got.App != c.app {
+			t.Errorf("%s for app %q: on record is app %q, subject right: %v", c.code, c.app, got.App, got.Subject == want)
+		}
+	}
+}
+
 func TestWhichApp(t *testing.T) {
 	gym := policy.App{Name: "gym", ClientID: "example-client-id-of-the-gym"}
 	bank := policy.App{Name: "bank", ClientID: "example-client-id-of-the-bank"}
