@@ -61,6 +61,7 @@ missing_debs() {
 
 plan() {
   local debs; debs=$(missing_debs)
+  if [ "$(id -u)" != 0 ]; then say "You are not root: tests that become other users are skipped, packaging/e2e is left out."; fi
   say "What this machine lacks for the whole suite:"
   if [ -n "$debs" ]; then say "  Debian packages: $debs(up to 30 MB, half a minute)"; fi
   if ! have_vault; then say "  HashiCorp Vault $vault_version, built from source for the tests only: 1.5 GB of modules, 190 MB binary, 4 to 8 minutes, once"; fi
@@ -171,7 +172,7 @@ else
   run_tests "Vault client, against a real server" -race -timeout 10m ./vault/...
   missing=$(missing_debs)
   if [ -n "$missing" ] || ! have_node || [ "$(id -u)" != 0 ]; then
-    left_out+=("packaging/e2e: needs root, npm packages and ${missing:-no more Debian packages} (--install)")
+    left_out+=("packaging/e2e: needs root and, from --install, npm packages and Debian packages")
   else
     [ "$mode" != long ] || export TOKENVAULT_TEST_LONG=1
     run_tests "end to end, on real parts" -timeout 60m ./packaging/e2e
@@ -185,7 +186,9 @@ count() { grep -cE "^ *--- $1" "$work/all.log" || true; }
 skipped=$(count SKIP)
 step "summary"
 if [ "$skipped" -gt 0 ]; then
-  say "Skipped:"; grep -A2 -E '^ *--- SKIP' "$work/all.log" | sed 's/^/  /' | head -n 60
+  say "Skipped, and why:"
+  # go test -v prints the reason before the verdict.
+  grep -B1 -E '^ *--- SKIP' "$work/all.log" | grep -vE '^ *(--- |=== )|^--$' | sed -E 's/^ *[a-z0-9_]+\.go:[0-9]+: //' | sort | uniq -c | sed 's/^/  /'
   [ -z "${CI:-}" ] || failed+=("skipped tests")
 fi
 if [ ${#left_out[@]} -gt 0 ]; then
