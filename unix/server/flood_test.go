@@ -193,3 +193,28 @@ func TestNotesSayWho(t *testing.T) {
 		}
 	}
 }
+
+// TestStartingIsCountedAsItWas: before the audit log is open answers are counted
+// under what they were, and written when it opens.
+func TestStartingIsCountedAsItWas(t *testing.T) {
+	f := newFlooded(t)
+	f.send(1, 1, "GET", "/v1/whoami")
+	f.send(1, 1, "GET", "/v1/users/x")
+	f.send(2, 2, "GET", "/v1/users/x")
+	f.send(2, 2, "GET", "/v1/nothing")
+	f.send(3, 2, "GET", "/v1/nothing")
+	f.open()
+	want := map[int]audit.Event{
+		200: {Route: "GET /v1/whoami", Count: 1}, 403: {Error: "unknown_caller", Count: 1},
+		503: {Error: "starting", Count: 1}, 404: {Error: "not_found", Count: 2},
+	}
+	if len(f.log.events) != len(want) || f.log.lines != 0 {
+		t.Errorf("%d notes and %d lines", len(f.log.events), f.log.lines)
+	}
+	for _, e := range f.log.events {
+		w := want[e.Status]
+		if e.Route != w.Route || e.Error != w.Error || e.Count != w.Count || e.Outcome != "starting" || (e.UID == nil) != (e.Count == 2) {
+			t.Errorf("status %d: got %+v", e.Status, e)
+		}
+	}
+}

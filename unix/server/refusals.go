@@ -120,6 +120,13 @@ func (r *refusals) run(s *Server, stop <-chan struct{}) {
 			r.flush(s, v.Audit)
 		}
 	}
+	answers := 0
+	for _, c := range r.take() {
+		answers += c.n
+	}
+	if answers > 0 {
+		s.log.Warn("answers are on no record: the audit log never opened, or took no notes", "answers", answers)
+	}
 }
 
 // flush writes the counts; those that the log cannot take are kept.
@@ -146,6 +153,9 @@ func (k noteKey) note(c counted) audit.Event {
 		e.Outcome = "many" // callers
 	} else {
 		e.Listener, e.UID = c.listener, &c.uid
+	}
+	if k.starting {
+		e.Outcome = "starting"
 	}
 	return e
 }

@@ -23,7 +23,7 @@ type route struct {
 	human      bool     // the path names a user
 	clientUser bool     // X-Client-User-Id is read
 	attempt    bool     // goes on record before it is done
-	early      bool     // served before the services are open
+	early      bool     // served before the services are open: it changes nothing, and shows no user
 	unrecorded bool
 	free       bool           // costs a caller nothing: its successes are aggregated as refusals are
 	fails      []user.Failure // of the services, that a caller is told; others are internal
@@ -56,8 +56,8 @@ var routes = func() []*route {
 		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, fails: failsList, act: (*call).users},
 		{method: http.MethodGet, path: "/v1/admin/status", grant: api.GrantAdminRead, early: true, act: (*call).adminStatus},
 		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, fails: failsList, act: (*call).users},
-		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, early: true, act: (*call).checkSecrets},
-		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, early: true, fails: failsAdmin, act: (*call).checkStore},
+		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, act: (*call).checkSecrets},
+		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, fails: failsAdmin, act: (*call).checkStore},
 		{method: http.MethodGet, path: pathWhoAmI, early: true, free: true, act: (*call).whoAmI},
 		{method: http.MethodGet, path: pathHealth, early: true, unrecorded: true, act: (*call).health},
 	}

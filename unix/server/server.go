@@ -5,7 +5,13 @@
 // may do, and its services for doing it. Everything that arrives over a socket
 // is untrusted until it is small, well-formed and complete. It never logs a
 // body, a header, a query or an id, never answers with a cause, and never gives
-// an answer that the audit log could not take (health excepted).
+// an answer that the audit log could not take, with three exceptions: health is
+// not recorded. Refusals before anything was done, and whoami, are counted beyond
+// a budget, and the counts written every few seconds: those of the last seconds
+// are lost with the process. So is it while the daemon starts, when there is no
+// audit log yet: refusals, whoami and the daemon's status are counted in memory
+// and written when the log opens; when it never does, only the daemon's log says
+// how many they were.
 package server
 
 import (
@@ -174,7 +180,7 @@ func orDefault[T comparable](v, otherwise T) T {
 func (s *Server) SetPolicy(p *policy.Policy) { s.policy.Store(p) }
 
 // Open hands over the services: from then on requests are served. What was
-// refused before is written to the audit log as one note.
+// answered before is written to the audit log as notes.
 func (s *Server) Open(v Services) {
 	s.services.Store(&v)
 	s.refusals.flush(s, v.Audit)

@@ -48,7 +48,7 @@ type Audit interface {
 	Subject(app user.ClientID, human user.HumanID) string
 }
 
-// Admin answers the admin socket. It is asked before Open too.
+// Admin answers the admin socket. Status is asked before Open too.
 type Admin interface {
 	Status(ctx context.Context) api.Status
 	CheckSecrets(ctx context.Context) api.SecretCheck

@@ -272,6 +272,33 @@ func TestStarting(t *testing.T) {
 	}
 }
 
+// TestStoppedWhileStarting: what was answered and is on no record is told.
+func TestStoppedWhileStarting(t *testing.T) {
+	b := startBare(t, nil)
+	b.post(t).wantCode(t, api.Starting)
+	b.get(t, "/v1/whoami")
+	b.stop()
+	<-b.done
+	if got := b.log.String(); !strings.Contains(got, "audit log never opened") || !strings.Contains(got, "answers=2") {
+		t.Fatal("the log does not say how many answers are on no record")
+	}
+}
+
+// TestAdminWhileStarting: nothing is done before it can be recorded.
+func TestAdminWhileStarting(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{Starting: true})
+	for _, path := range []string{"/v1/admin/secrets/check", "/v1/admin/store/check"} {
+		raw(t, s.Admin, request("POST", path, "")).wantCode(t, api.Starting)
+	}
+	if a := raw(t, s.Admin, request("GET", "/v1/admin/status", "")); a.status != 200 {
+		t.Fatalf("status: got %d", a.status)
+	}
+	s.Open()
+	if a := raw(t, s.Admin, request("POST", "/v1/admin/secrets/check", "")); a.status != 200 {
+		t.Fatalf("afterwards: got %d", a.status)
+	}
+}
+
 // TestFloodIsAggregated: cheap refusals get a few lines, then a count.
 func TestFloodIsAggregated(t *testing.T) {
 	now := time.Unix(1000, 0)
