@@ -118,7 +118,7 @@ func (d *daemon) watch(ctx context.Context) error {
 		return nil
 	}
 	told := false
-	for wait(ctx, d.Watchdog/2) {
+	for wait(ctx, d.Watchdog/3) { // and the probe as long at most
 		err := d.probe(ctx)
 		switch {
 		case err == nil:
@@ -137,22 +137,40 @@ func (d *daemon) watch(ctx context.Context) error {
 	return nil
 }
 
-// probe asks for the health over the first socket that we may open.
+// probe asks for the health over one socket after the other. Any answer of our
+// own is a sign of life, a refusal too: strangers can fill the limits. Over the
+// client sockets they can even have every further connection closed unanswered,
+// but not over the admin socket.
 func (d *daemon) probe(ctx context.Context) error {
-	var last error
+	ctx, cancel := context.WithTimeout(ctx, d.Watchdog/3)
+	defer cancel()
+	var forbidden, failed error
 	for _, l := range d.cfg.Listeners {
-		c, err := client.New(client.Config{Socket: l.Path, Timeout: d.Watchdog / 2})
-		if err != nil {
-			return err
+		switch err := ask(ctx, l.Path); {
+		case err == nil:
+			return nil
+		case errors.Is(err, fs.ErrPermission):
+			forbidden = err
+		default:
+			failed = err
 		}
-		_, err = c.Health(ctx)
-		c.Close()
-		if err == nil || !errors.Is(err, fs.ErrPermission) {
-			return err
-		}
-		last = err
 	}
-	return last
+	if failed != nil {
+		return failed
+	}
+	return forbidden
+}
+
+func ask(ctx context.Context, socket string) error {
+	c, err := client.New(client.Config{Socket: socket})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err = c.Health(ctx); client.CodeOf(err) != "" {
+		return nil
+	}
+	return err
 }
 
 // wait waits; false when ctx has ended.
