@@ -75,6 +75,7 @@ const (
 	briefLacking     = "Vault lacks something that the daemon needs"
 	briefSecrets     = "the clientSecret of an app is not available or not fresh"
 	briefPrivateKeys = "private keys are not in memory"
+	briefCredential  = "a credential of the daemon is not there yet"
 )
 
 func brief(err error) string {
@@ -83,6 +84,8 @@ func brief(err error) string {
 		return briefUnreachable
 	case errors.Is(err, vault.ErrDenied):
 		return briefDenied
+	case errors.Is(err, errNoCredential):
+		return briefCredential
 	}
 	return briefLacking
 }

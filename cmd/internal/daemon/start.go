@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -26,6 +27,9 @@ const (
 	// are fixed when the role's list of policies changes.
 	relogin = 6
 )
+
+// errNoCredential is returned when a file that the login reads is not there.
+var errNoCredential = errors.New("the daemon's credential is not there yet")
 
 // bringUp makes the daemon ready, however long Vault takes, and starts what
 // works in the background from then on.
@@ -68,7 +72,13 @@ func (d *daemon) login(ctx context.Context, work *errgroup.Group) error {
 	if session == nil {
 		return nil
 	}
-	if err := d.insist(ctx, "log in at Vault", session.Login); err != nil {
+	if err := d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
+		err := session.Login(ctx)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %w", errNoCredential, err)
+		}
+		return err
+	}); err != nil {
 		return err
 	}
 	work.Go(func() error { return session.Run(ctx) })
@@ -150,7 +160,7 @@ func wrapIf(err error, what string) error {
 
 // isVaults reports whether waiting for Vault, or for its operator, can help.
 func isVaults(err error) bool {
-	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld} {
+	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld, errNoCredential} {
 		if errors.Is(err, v) {
 			return true
 		}
