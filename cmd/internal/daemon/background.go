@@ -65,7 +65,7 @@ func (d *daemon) staleness(ctx context.Context, keys *keyring.Keyring) error {
 	}
 	every := max(min(staleEvery, d.cfg.Vault.MaxStale.Std()/4), sweepPause)
 	for wait(ctx, every) {
-		if _, _, _, missing := d.state.read(); len(missing) > 0 {
+		if len(d.state.read().missing) > 0 {
 			d.rights(ctx)
 		}
 		was, is := d.state.staleness(), d.vaultSays()

@@ -90,6 +90,7 @@ type daemon struct {
 	server   *server.Server
 	started  time.Time
 	state    state
+	telling  sync.Mutex // held while the service manager is told of a phase
 
 	mu       sync.Mutex
 	services *services

@@ -21,51 +21,62 @@ const (
 
 // state is what health says about.
 type state struct {
-	mu      sync.Mutex
+	mu  sync.Mutex
+	now condition
+}
+
+type condition struct {
 	phase   phase
 	reason  string   // why it is still starting, for administrators
 	brief   string   // the same for everybody
-	missing []string // rights that Vault does not give
+	missing []string // rights that Vault does not give; replaced, never changed
 	stale   error    // why private keys are not in memory
+	rules   string   // why the rules on disk are not the ones in force
 }
 
 // set takes why in words for administrators, and for everybody.
 func (s *state) set(p phase, reason, brief string) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase == draining {
+	if s.now.phase == draining {
 		return false // there is no way back
 	}
-	changed = s.phase != p || s.reason != reason
-	s.phase, s.reason, s.brief = p, reason, brief
+	changed = s.now.phase != p || s.now.reason != reason
+	s.now.phase, s.now.reason, s.now.brief = p, reason, brief
 	return changed
 }
 
 func (s *state) setMissing(list []string) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	news = len(list) > 0 && !slices.Equal(list, s.missing)
-	s.missing = list
+	news = len(list) > 0 && !slices.Equal(list, s.now.missing)
+	s.now.missing = list
 	return news
 }
 
 func (s *state) setStale(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stale = err
+	s.now.stale = err
 }
 
-func (s *state) staleness() error {
+// setRules keeps why a reload failed; nil forgets it.
+func (s *state) setRules(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stale
+	s.now.rules = ""
+	if err != nil {
+		s.now.rules = "the rules on disk were not loaded: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
 }
 
-func (s *state) read() (p phase, reason, brief string, missing []string) {
+func (s *state) read() condition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.phase, s.reason, s.brief, s.missing
+	return s.now
 }
+
+func (s *state) staleness() error { return s.read().stale }
 
 // Reasons that everybody may read: they name no address, app or path. An
 // administrator reads the details in the status.
@@ -76,6 +87,7 @@ const (
 	briefSecrets     = "the clientSecret of an app is not available or not fresh"
 	briefPrivateKeys = "private keys are not in memory"
 	briefCredential  = "a credential of the daemon is not there yet"
+	briefRules       = "the rules on disk were not loaded: see tokenvault status"
 )
 
 func brief(err error) string {
@@ -92,21 +104,24 @@ func brief(err error) string {
 
 // publicHealth is the answer to GET /v1/health. Everybody may ask.
 func (d *daemon) publicHealth() api.Health {
-	phase, _, why, missing := d.state.read()
+	now := d.state.read()
 	h := d.health()
 	switch {
-	case phase == starting:
-		h.Reasons = []string{why}
-	case phase == draining || !h.Degraded:
+	case now.phase == starting:
+		h.Reasons = []string{now.brief}
+	case now.phase == draining || !h.Degraded:
 		return h
 	default:
-		h.Reasons = d.briefly(missing)
+		h.Reasons = d.briefly(now)
+	}
+	if now.rules != "" {
+		h.Reasons = append(h.Reasons, briefRules)
 	}
 	return h
 }
 
 // briefly says in constant words what health says in detail.
-func (d *daemon) briefly(missing []string) []string {
+func (d *daemon) briefly(now condition) []string {
 	reasons := []string{}
 	if d.source.Session != nil {
 		switch v := d.source.Session.Status(); {
@@ -116,13 +131,13 @@ func (d *daemon) briefly(missing []string) []string {
 			reasons = append(reasons, briefUnreachable)
 		}
 	}
-	if len(missing) > 0 && !slices.Contains(reasons, briefDenied) {
+	if len(now.missing) > 0 && !slices.Contains(reasons, briefDenied) {
 		reasons = append(reasons, briefDenied)
 	}
 	if slices.ContainsFunc(d.secrets.Status(), func(s vault.SecretState) bool { return s.Reason != "" }) {
 		reasons = append(reasons, briefSecrets)
 	}
-	if d.state.staleness() != nil {
+	if now.stale != nil {
 		reasons = append(reasons, briefPrivateKeys)
 	}
 	return reasons
@@ -131,32 +146,44 @@ func (d *daemon) briefly(missing []string) []string {
 // health is what an administrator reads: reasons name apps, addresses and Vault
 // paths, never a user or a secret.
 func (d *daemon) health() api.Health {
-	phase, reason, _, missing := d.state.read()
-	switch phase {
-	case starting:
-		return api.Health{Reasons: []string{reason}}
-	case draining:
-		return api.Health{Reasons: []string{"stopping"}}
+	now := d.state.read()
+	h := api.Health{Reasons: []string{}}
+	if now.phase == draining {
+		h.Reasons = append(h.Reasons, "stopping")
+		return h
 	}
-	h := api.Health{Ready: true, Reasons: []string{}}
+	if now.phase == starting {
+		h.Reasons = append(h.Reasons, now.reason)
+	} else {
+		h.Ready = true
+		h.Reasons = append(h.Reasons, d.troubles(now)...)
+		h.Degraded = len(h.Reasons) > 0 || now.rules != ""
+	}
+	if now.rules != "" {
+		h.Reasons = append(h.Reasons, now.rules)
+	}
+	return h
+}
+
+// troubles says what is not well although it serves.
+func (d *daemon) troubles(now condition) (reasons []string) {
 	if d.source.Session != nil {
 		if v := d.source.Session.Status(); !v.Reachable || v.Denied || v.Reason != "" {
-			h.Reasons = append(h.Reasons, "vault: "+firstOf(v.Reason, "cannot be reached"))
+			reasons = append(reasons, "vault: "+firstOf(v.Reason, "cannot be reached"))
 		}
 	}
-	for _, m := range missing {
-		h.Reasons = append(h.Reasons, "vault: the daemon's token lacks "+m)
+	for _, m := range now.missing {
+		reasons = append(reasons, "vault: the daemon's token lacks "+m)
 	}
 	for _, s := range d.secretStatus(d.secrets.Status()) {
 		if s.Reason != "" {
-			h.Reasons = append(h.Reasons, fmt.Sprintf("app %s: %s", s.App, s.Reason))
+			reasons = append(reasons, fmt.Sprintf("app %s: %s", s.App, s.Reason))
 		}
 	}
-	if err := d.state.staleness(); err != nil {
-		h.Reasons = append(h.Reasons, briefPrivateKeys)
+	if now.stale != nil {
+		reasons = append(reasons, briefPrivateKeys)
 	}
-	h.Degraded = len(h.Reasons) > 0
-	return h
+	return reasons
 }
 
 func firstOf(a, b string) string {
@@ -169,23 +196,62 @@ func firstOf(a, b string) string {
 // waiting says, once for each reason, why it is not ready.
 func (d *daemon) waiting(what string, err error) {
 	reason := fmt.Sprintf("%s: %v", what, err)
-	if d.state.set(starting, reason, brief(err)) {
+	if d.turn(starting, reason, brief(err), "") {
 		d.log.Warn("not ready", "reason", reason)
-		d.Notify("STATUS=Not ready: " + oneLine(reason))
 	}
 }
 
 func (d *daemon) ready() {
-	if d.state.set(serving, "", "") {
+	if d.turn(serving, "", "", "READY=1\n") {
 		d.log.Info("ready", "version", d.Version, "instance", d.cfg.Instance)
-		d.Notify("READY=1\nSTATUS=Ready")
 	}
 }
 
 func (d *daemon) stopping() {
-	d.state.set(draining, "", "")
 	d.log.Info("stopping")
-	d.Notify("STOPPING=1\nSTATUS=Finishing what is in flight")
+	d.turn(draining, "", "", "STOPPING=1\n")
+}
+
+// turn changes the phase, or why it is in it, and tells the service manager so
+// with words of its own in front of the status. It returns false, and nothing is
+// told, when nothing changed.
+func (d *daemon) turn(p phase, reason, brief, words string) bool {
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	changed := d.state.set(p, reason, brief)
+	if changed {
+		d.Notify(words + d.statusLine())
+	}
+	return changed
+}
+
+// tell is turn without a change, and only in one of these phases: READY=1 after
+// STOPPING=1, say, would be a lie.
+func (d *daemon) tell(words string, in ...phase) bool {
+	d.telling.Lock()
+	defer d.telling.Unlock()
+	is := slices.Contains(in, d.state.read().phase)
+	if is {
+		d.Notify(words + d.statusLine())
+	}
+	return is
+}
+
+// statusLine is what systemctl status shows.
+func (d *daemon) statusLine() string {
+	now, text := d.state.read(), ""
+	switch now.phase {
+	case starting:
+		text = "Not ready: " + now.reason
+	case serving:
+		text = "Ready"
+	case draining:
+		return "STATUS=Finishing what is in flight"
+	}
+	if now.rules != "" {
+		text += ", but " + now.rules
+	}
+	return "STATUS=" + oneLine(text)
 }
 
 // oneLine keeps a text from becoming further assignments of sd_notify(3).

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
 )
 
-// reloads answers SIGHUP.
+// reloads answers SIGHUP until ctx ends, which is when the daemon stops. While
+// it starts the rules are swapped, and it is not READY=1 by that.
 func (d *daemon) reloads(ctx context.Context) error {
 	if d.Load == nil || d.Reload == nil {
 		return nil
@@ -18,18 +20,47 @@ func (d *daemon) reloads(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.Reload:
-			d.Notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicroseconds()))
-			if err := d.reload(); err != nil {
-				d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
-			}
-			d.Notify("READY=1")
 		}
+		words := ""
+		if d.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d\n", monotonicMicroseconds()), serving) {
+			words = "READY=1\n"
+		}
+		err := d.reload(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
+		}
+		d.state.setRules(err)
+		d.tell(words, starting, serving)
+	}
+}
+
+// load reads the configuration. It gives up when ctx ends: a file can be on a
+// disk that does not answer, which nothing interrupts. Then what reads it is
+// left behind; it has no side effects.
+func (d *daemon) load(ctx context.Context) (*config.Config, error) {
+	type loaded struct {
+		config *config.Config
+		err    error
+	}
+	done := make(chan loaded, 1)
+	go func() {
+		c, err := d.Load()
+		done <- loaded{c, err}
+	}()
+	select {
+	case l := <-done:
+		return l.config, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
 // reload swaps the rules, whole, or keeps the old ones.
-func (d *daemon) reload() error {
-	next, err := d.Load()
+func (d *daemon) reload(ctx context.Context) error {
+	next, err := d.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,13 +71,10 @@ func (d *daemon) reload() error {
 	if err != nil {
 		return fmt.Errorf("compile the rules: %w", err)
 	}
-	s := d.open()
-	if s == nil {
-		d.server.SetPolicy(rules)
-		return nil
-	}
-	if err := s.audit.Write(audit.Event{Kind: audit.Note, Outcome: "reloaded", Count: len(next.Rules)}); err != nil {
-		return err
+	if s := d.open(); s != nil {
+		if err := s.audit.Write(audit.Event{Kind: audit.Note, Outcome: "reloaded", Count: len(next.Rules)}); err != nil {
+			return err
+		}
 	}
 	d.server.SetPolicy(rules)
 	d.log.Info("rules reloaded", "rules", len(next.Rules))

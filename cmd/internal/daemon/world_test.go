@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -211,6 +212,13 @@ func (r *running) await(part string) {
 			r.t.Fatalf("nobody said %q; said was %q", part, r.states)
 		}
 	}
+}
+
+// said reports whether the service manager was told something so far.
+func (r *running) said(part string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.states, func(s string) bool { return strings.Contains(s, part) })
 }
 
 // forget drops what was said so far.
