@@ -4,8 +4,9 @@
 // Order of start: the store's file is opened (two daemons never share one), the
 // sockets are there, the server answers "starting", Vault is asked until it
 // answers, then keyring, audit log, store and broker open, and requests are
-// served. Order of stop: no new connections, requests in flight drain, then the
-// broker, then audit log, store and keys are closed.
+// served. Order of stop: no new connections and no new attempts at Human API,
+// requests in flight and what is on the wire drain within one drain_timeout, then
+// audit log, store and keys are closed.
 //
 // It trusts its configuration, which was checked as a whole before, and the
 // sockets that systemd hands over. It never holds a secret itself and never
@@ -114,44 +115,51 @@ func Run(ctx context.Context, c Config) error {
 	return d.run(ctx)
 }
 
+// run has two spans of time. Serving ends when it is told to stop, or when what
+// works in the background fails: then nothing new begins. The background ends
+// when all that was begun is drained.
 func (d *daemon) run(ctx context.Context) error {
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	parent, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	work, background := errgroup.WithContext(parent)
-	context.AfterFunc(background, stopServing) // what fails in the background ends it all
-	stopped := make(chan struct{})
-	context.AfterFunc(serving, func() { d.stopping(); close(stopped) })
+	context.AfterFunc(background, stopServing)
+	up, drained := make(chan struct{}), make(chan struct{})
+	context.AfterFunc(serving, func() {
+		defer close(drained)
+		d.stopping()
+		d.drain(up)
+	})
 
-	work.Go(func() error { return d.bringUp(background, work) })
+	work.Go(func() error { defer close(up); return d.bringUp(serving, background, work) })
 	work.Go(func() error { return d.failures(background) })
-	work.Go(func() error { return d.watch(background) })
-	work.Go(func() error { return d.reloads(background) })
+	work.Go(func() error { return d.watch(serving) }) // then the stop's own timeout watches
+	work.Go(func() error { return d.reloads(serving) })
 
-	err := d.server.Run(serving) // returns drained
+	err := d.server.Run(serving) // returns drained, beside the broker
 	stopServing()
-	<-stopped
-	drained := d.drain(ctx)
+	<-drained
 	stopWork()
-	err = errors.Join(err, work.Wait(), drained, d.close())
+	err = errors.Join(err, work.Wait(), d.close())
 	d.log.Info("stopped")
 	return err
 }
 
-// drain waits for what the broker has on the wire.
-func (d *daemon) drain(ctx context.Context) error {
+// drain waits for what the broker has on the wire. The server drains at the same
+// time and has as long.
+func (d *daemon) drain(up <-chan struct{}) {
+	limited, cancel := context.WithTimeout(context.Background(), d.cfg.DrainTimeout.Std())
+	defer cancel()
+	<-up // from here on the services are there, or will not come
 	s := d.open()
 	if s == nil {
-		return nil
+		return
 	}
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.cfg.DrainTimeout.Std())
-	defer cancel()
 	if err := s.broker.Drain(limited); err != nil {
 		// Not a failure: what is cut off keeps its intent, and the next start goes on.
 		d.log.Warn("exchanges were cut off", "error", err)
 	}
-	return nil
 }
 
 // close closes what is open, last opened first.

@@ -31,19 +31,22 @@ const (
 // errNoCredential is returned when a file that the login reads is not there.
 var errNoCredential = errors.New("the daemon's credential is not there yet")
 
-// bringUp makes the daemon ready, however long Vault takes, and starts what
-// works in the background from then on.
-func (d *daemon) bringUp(ctx context.Context, work *errgroup.Group) error {
-	err := d.start(ctx, work)
-	if ctx.Err() != nil {
+// bringUp makes the daemon ready, however long Vault takes, unless serving ends
+// before. What works from then on does so until background ends.
+func (d *daemon) bringUp(serving, background context.Context, work *errgroup.Group) error {
+	err := d.start(serving, background, work)
+	if serving.Err() != nil {
 		return nil // told to stop while starting
 	}
 	return err
 }
 
-func (d *daemon) start(ctx context.Context, work *errgroup.Group) error {
-	if err := d.login(ctx, work); err != nil {
+func (d *daemon) start(ctx, background context.Context, work *errgroup.Group) error {
+	if err := d.login(ctx); err != nil {
 		return err
+	}
+	if d.source.Session != nil {
+		work.Go(func() error { return d.source.Session.Run(background) })
 	}
 	keys, err := d.unwrap(ctx)
 	if err != nil {
@@ -55,34 +58,29 @@ func (d *daemon) start(ctx context.Context, work *errgroup.Group) error {
 		return err
 	}
 	d.opened(s)
-	work.Go(func() error { return s.broker.Run(ctx) })
-	work.Go(func() error { return auditFailures(ctx, s.audit) })
-	work.Go(func() error { return d.secrets.Run(ctx) })
-	work.Go(func() error { return d.sweep(ctx, s.store) })
-	work.Go(func() error { return d.staleness(ctx, s.keys) })
+	work.Go(func() error { return s.broker.Run(ctx) }) // no new attempt once ctx ends
+	work.Go(func() error { return auditFailures(background, s.audit) })
+	work.Go(func() error { return d.secrets.Run(background) })
+	work.Go(func() error { return d.sweep(background, s.store) })
+	work.Go(func() error { return d.staleness(background, s.keys) })
 	d.rights(ctx)
 	d.server.Open(server.Services{Broker: s.broker, Users: users{s.store, d}, Audit: s.audit})
 	d.ready()
 	return nil
 }
 
-// login gets the first token, and keeps it alive from then on.
-func (d *daemon) login(ctx context.Context, work *errgroup.Group) error {
-	session := d.source.Session
-	if session == nil {
+// login gets the first token. It waits for Vault, and for the credential's files.
+func (d *daemon) login(ctx context.Context) error {
+	if d.source.Session == nil {
 		return nil
 	}
-	if err := d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
-		err := session.Login(ctx)
+	return d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
+		err := d.source.Session.Login(ctx)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: %w", errNoCredential, err)
 		}
 		return err
-	}); err != nil {
-		return err
-	}
-	work.Go(func() error { return session.Run(ctx) })
-	return nil
+	})
 }
 
 // unwrap opens the keyring. When Vault refuses, it finds out which right is
