@@ -21,11 +21,17 @@ func (b *Broker) attempt(r *run) verdict {
 	}
 	r.attempts++
 	var reply exchange.Reply
+	var unready error
 	err, noSecret := b.withSecret(r.limit(), r.intent.ClientID, func(s user.ClientSecret) (err error) {
+		if unready = b.cfg.Store.Ready(); unready != nil {
+			return unready
+		}
 		reply, err = b.send(r, s)
 		return err
 	})
 	switch {
+	case unready != nil:
+		return b.notReady(r, unready)
 	case noSecret != nil:
 		return b.withoutSecret(r, noSecret)
 	case err != nil:
@@ -72,6 +78,16 @@ func (b *Broker) withoutSecret(r *run, err error) verdict {
 		return verdict{next: retry} // of no kind: the time is up, and awaitTurn says so
 	}
 	return unsent(fmt.Errorf("get the client secret for request %s: %w", r.intent.RequestID, err))
+}
+
+// notReady: the answer's tokens could not be kept, so nothing is sent that asks
+// for them. Who is in backoff waits on; who has just come is told at once.
+func (b *Broker) notReady(r *run, err error) verdict {
+	r.failure = err
+	if r.uncertain || r.attempts > 1 {
+		return verdict{next: retry}
+	}
+	return unsent(fmt.Errorf("send request %s: %w", r.intent.RequestID, err))
 }
 
 func classOf(err error) exchange.Class {

@@ -36,14 +36,20 @@ import (
 )
 
 // Store keeps users, sessions and intents. All calls may be concurrent; what
-// returns without an error is durable. A *user.Error of kind StoreUnavailable
-// means that it failed or that nobody knows; it may be tried again.
+// returns without an error is durable. A *user.Error of kind StoreUnavailable,
+// or VaultStale where keys are needed that were wiped, means that it failed or
+// that nobody knows; it may be tried again.
 type Store interface {
+	// Ready returns nil when tokens could be sealed now, and otherwise why not
+	// (VaultStale). It is quick and asks nobody.
+	Ready() error
 	// Public returns a user's public part; UnknownUser when there is none.
 	Public(ctx context.Context, app user.ClientID, human user.HumanID) (user.Public, error)
 	// Session tells what is known of a session token: Pending while it has an
 	// intent, its outcome within the replay window afterwards, else false.
 	Session(ctx context.Context, app user.ClientID, human user.HumanID, token secret.Text) (user.Session, bool, error)
+	// Intent returns the intent of a session token; false when there is none.
+	Intent(ctx context.Context, app user.ClientID, token secret.Text) (user.Intent, bool, error)
 	// Begin writes the intent and gives it its arrival number and incarnation.
 	// It fails, with an error of no kind, for a session that is known already.
 	Begin(ctx context.Context, in user.Intent) (user.Intent, error)

@@ -23,7 +23,7 @@ func (r *run) check(a exchange.Reply) user.Failure {
 		return user.UpstreamInvalid
 	case r.intent.ExpectedSet && said != string(r.intent.Expected):
 		return user.UserMismatch
-	case r.bodySet && said != "" && said != string(r.body):
+	case r.intent.BodyUserIDSet && said != "" && said != string(r.intent.BodyUserID):
 		return user.UserMismatch
 	}
 	return ""
@@ -47,6 +47,14 @@ func (b *Broker) accept(r *run, a exchange.Reply) verdict {
 	})
 }
 
+// final reports whether the store's error will be the same for ever: the intent
+// is not there any more, or the user. Everything else may pass: a disk that is
+// full, keys that were wiped until Vault is heard again.
+func final(err error) bool {
+	kind := user.KindOf(err)
+	return kind == "" || kind == user.UnknownUser
+}
+
 // commit makes the tokens durable. While the store cannot take them they are
 // held here and tried again, for as long as the process lives: Human API gives
 // them once.
@@ -61,7 +69,7 @@ func (b *Broker) commit(r *run, rec user.Record) verdict {
 			return b.settle(r, result.Outcome, result, nil)
 		case user.KindOf(err) == user.UserMismatch:
 			return rejected(user.UserMismatch)
-		case user.KindOf(err) != user.StoreUnavailable:
+		case final(err):
 			return b.lookAgain(r, err)
 		}
 		if failed == 1 {
@@ -83,7 +91,7 @@ func (b *Broker) finish(r *run, v verdict) verdict {
 			b.settle(r, v.outcome, result, v.failing(r))
 			break
 		}
-		if user.KindOf(err) != user.StoreUnavailable {
+		if final(err) {
 			return b.lookAgain(r, err)
 		}
 		if failed == 1 {

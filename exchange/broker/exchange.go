@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -83,6 +84,7 @@ func (b *Broker) join(x user.Exchange) (*run, error) {
 	in := user.Intent{
 		RequestID: x.RequestID, Rule: x.Rule, ClientID: x.ClientID, HumanID: x.HumanID,
 		SessionToken: x.SessionToken, Expected: x.Expected, ExpectedSet: x.ExpectedSet,
+		BodyUserID: x.BodyUserID, BodyUserIDSet: x.BodyUserIDSet,
 		ReceivedAt: b.cfg.Now().UTC().Truncate(time.Second),
 	}
 	name := b.sessionName(in)
@@ -96,7 +98,6 @@ func (b *Broker) join(x user.Exchange) (*run, error) {
 		return r, nil
 	}
 	r := b.newRun(name, in)
-	r.body, r.bodySet = x.BodyUserID, x.BodyUserIDSet
 	if !b.spawnLocked(func() { b.lead(r) }) {
 		r.release()
 		return nil, user.Fail(user.Draining, "the broker stops")
@@ -198,17 +199,15 @@ func (b *Broker) recall(in user.Intent, s user.Session) (user.Result, error) {
 }
 
 func (b *Broker) adopt(r *run) error {
-	all, err := b.cfg.Store.Intents(b.life)
+	in, found, err := b.cfg.Store.Intent(b.life, r.intent.ClientID, r.intent.SessionToken)
+	if err == nil && !found {
+		err = errors.New("it ended meanwhile")
+	}
 	if err != nil {
 		return fmt.Errorf("find the intent of request %s: %w", r.intent.RequestID, err)
 	}
-	for _, in := range all {
-		if in.ClientID == r.intent.ClientID && in.SessionToken.Equal(r.intent.SessionToken) {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			r.intent, r.resumed, r.uncertain = in, true, true
-			return nil
-		}
-	}
-	return fmt.Errorf("find the intent of request %s: it ended meanwhile", r.intent.RequestID)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r.intent, r.resumed, r.uncertain = in, true, true
+	return nil
 }

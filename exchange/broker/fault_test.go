@@ -51,6 +51,27 @@ func TestStoreFailsAfterIntent(t *testing.T) {
 	}
 }
 
+// A damaged intent of somebody else keeps nobody from going on with theirs.
+func TestStoreFailsAfterIntentBesideADamagedOne(t *testing.T) {
+	w := newWorld(t)
+	x := w.finish("marker-human", "marker-user")
+	x.BodyUserID, x.BodyUserIDSet = "marker-somebody-else", true
+	w.faults.set(nil, beginning)
+	_, err := w.exchange(x)
+	wantKind(t, err, user.StoreUnavailable)
+	w.faults.set(nil, nil)
+	w.must(w.db.Apply(context.Background(), store.Batch{Fence: w.keys.Version(), Ops: []store.Op{
+		{Table: store.Intents, Key: [32]byte{1}, Revision: 1, Value: []byte("marker damaged")},
+	}}))
+	x.BodyUserIDSet = false // it is the intent's that counts
+	_, err = w.exchange(x)
+	wantKind(t, err, user.UserMismatch)
+	w.wantNothing(x.HumanID)
+	if n := w.asked(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 // A token that was received is held until the store takes it.
 func TestStoreFailsAtCommit(t *testing.T) {
 	w := newWorld(t, func(w *world) { w.config.Deadline = 100 * time.Millisecond })

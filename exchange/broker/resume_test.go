@@ -76,6 +76,20 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// What the body said is held against the answer after a crash too.
+func TestBodyContradictedAfterRestart(t *testing.T) {
+	w := newWorld(t)
+	x := w.finish("marker-human", "marker-user")
+	x.BodyUserID, x.BodyUserIDSet = "marker-somebody-else", true
+	w.interrupted(x, false)
+	w.start()
+	w.awaitOutcome(user.Rejected, 1)
+	w.wantNothing(x.HumanID)
+	w.wantRecorded(user.Rejected, "user_mismatch")
+	_, err := w.exchange(x)
+	wantKind(t, err, user.UserMismatch)
+}
+
 // What was found at start goes first; a repeat of its session joins it.
 func TestNewExchangeStaysBehindResumed(t *testing.T) {
 	w := newWorld(t)

@@ -41,9 +41,6 @@ type run struct {
 	intent  user.Intent
 	human   user.HumanID // claimed
 	resumed bool         // found in the store: it may have been sent
-	// A clientUserId in the body of who began it; a resumed one has none.
-	body    user.ClientUserID
-	bodySet bool
 
 	// Who has not been sent gives up with unsentBy, who is uncertain with giveUp.
 	unsentBy, giveUp context.Context
@@ -90,7 +87,7 @@ func (r *run) limit() context.Context {
 // unreachable is why an exchange that was never sent is given up.
 func (r *run) unreachable() error {
 	return &user.Error{
-		Kind: user.UpstreamUnavailable, RetryAfter: r.advice,
+		Kind: cmp.Or(user.KindOf(r.failure), user.UpstreamUnavailable), RetryAfter: r.advice,
 		Err: fmt.Errorf("send request %s: %w", r.intent.RequestID, cmp.Or(r.failure, errNoTurn)),
 	}
 }
@@ -123,9 +120,12 @@ func (b *Broker) lead(r *run) {
 	b.pursue(r, b.outset(r))
 }
 
-// begin writes the intent. It says again when the session came to be known
-// since it was looked up.
+// begin writes the intent, if the tokens that it is about could be kept. It says
+// again when the session came to be known since it was looked up.
 func (b *Broker) begin(r *run) (again bool, err error) {
+	if err := b.cfg.Store.Ready(); err != nil {
+		return false, fmt.Errorf("begin request %s: %w", r.intent.RequestID, err)
+	}
 	in, err := b.cfg.Store.Begin(b.life, r.intent)
 	switch {
 	case err == nil:
