@@ -3,7 +3,8 @@ package api
 import "time"
 
 // Status answers GET /v1/admin/status. No admin answer contains a token or a
-// secret.
+// secret. Whoever administers some apps only sees the secrets of those, and the
+// health without details; counts are always of the whole daemon.
 type Status struct {
 	Version   string         `json:"version"`
 	Instance  string         `json:"instance"`

@@ -101,6 +101,9 @@ func (p *Policy) Rights(c peer.Caller, listener string) []api.Right {
 	return p.View(c, listener).Rights()
 }
 
+// CountApps is how many apps there are, whoever asks.
+func (p *Policy) CountApps() int { return len(p.apps) }
+
 // View is what a Policy says about one caller on one socket, worked out once
 // for a connection.
 type View struct {

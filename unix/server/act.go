@@ -186,31 +186,3 @@ func (q *call) health() reply {
 	}
 	return marshal(http.StatusOK, h)
 }
-
-func (q *call) adminStatus() reply {
-	if q.server.admin == nil {
-		return refuse(api.Starting)
-	}
-	return marshal(http.StatusOK, q.server.admin.Status(q.r.Context()))
-}
-
-func (q *call) checkSecrets() reply {
-	if q.server.admin == nil {
-		return refuse(api.Starting)
-	}
-	return marshal(http.StatusOK, q.server.admin.CheckSecrets(q.r.Context()))
-}
-
-func (q *call) checkStore() reply {
-	if q.server.admin == nil {
-		return refuse(api.Starting)
-	}
-	c, err := q.server.admin.CheckStore(q.r.Context())
-	if err != nil {
-		return q.fail(err)
-	}
-	if c.Problems == nil {
-		c.Problems = []string{}
-	}
-	return marshal(http.StatusOK, c)
-}
