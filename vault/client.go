@@ -3,7 +3,6 @@ package vault
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -25,11 +24,13 @@ type Client struct {
 	loginTurn chan struct{} // holds one element while nobody logs in
 	changed   chan struct{} // holds an element when Run should look at the session
 	keyIsFine atomic.Bool   // the Transit key was seen to be of the right kind
+	empty     sync.Map      // path → struct{}: that nothing is there was heard after a fresh login
 
 	mu      sync.Mutex
 	session session
 	status  Status    // without Reason and TokenExpiry
 	heard   time.Time // like LastWord, by the real clock: it paces the real timers
+	lost    bool      // the session's token is dead, and no login could be sent for another
 	outage  string    // why the last request had no answer, "" when it had one
 	trouble string    // why the last login failed, "" after a good one
 	refused *refusal  // the last login that Vault refused, nil when none since
@@ -37,11 +38,11 @@ type Client struct {
 
 // Status is how the daemon stands with Vault.
 type Status struct {
-	Reachable   bool      // the last request had an answer of Vault's own
-	LastWord    time.Time // when Vault last answered; zero: never
+	Reachable   bool      // the last request had an answer of Vault's own, and not only that the token is dead
+	LastWord    time.Time // when Vault last answered to a token that works, or gave one; zero: never
 	TokenExpiry time.Time // of the daemon's token; zero: none, or it never expires
 	Reason      string    // why it is not reachable, or refuses the daemon; "" when all is well
-	Denied      bool      // Vault refuses both the token and a new login
+	Denied      bool      // Vault refuses both the token and a login that was sent
 }
 
 // session is one token.
@@ -83,6 +84,7 @@ func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.status
+	s.Reachable = s.Reachable && !c.lost
 	s.TokenExpiry, s.Reason = c.session.expires, c.outage
 	if s.Reason == "" {
 		s.Reason = c.trouble
@@ -97,7 +99,19 @@ func (c *Client) current() session {
 	return c.session
 }
 
-// noteWord records that Vault answered.
+// noteAnswer records an answer of Vault's own. A 403 is what a dead token gets
+// too: it says that Vault is there, and not that what it gave still stands.
+func (c *Client) noteAnswer(status int) {
+	if status != http.StatusForbidden {
+		c.noteWord()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outage, c.status.Reachable = "", true
+}
+
+// noteWord records that Vault answered to a token that works, or gave one.
 func (c *Client) noteWord() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,73 +148,6 @@ func (c *Client) send(ctx context.Context, r request) (answer, error) {
 		c.noteOutage(ctx, err)
 		return answer{}, err
 	}
-	c.noteWord()
+	c.noteAnswer(a.status)
 	return a, nil
-}
-
-// do sends r. A 403 may mean a dead token, so that a new login heals it, or
-// rights that are missing: do finds out which, repeats r at most once, and
-// returns an error that names path and capability. An answer with another
-// status is the caller's to judge.
-func (c *Client) do(ctx context.Context, r request) (answer, error) {
-	before := c.current()
-	a, err := c.send(ctx, r)
-	if err != nil || a.status != http.StatusForbidden {
-		return a, err
-	}
-	if err := c.heal(ctx, r, before); err != nil {
-		return answer{}, err
-	}
-	a, err = c.send(ctx, r)
-	if err != nil || a.status != http.StatusForbidden {
-		return a, err
-	}
-	return answer{}, c.whyDenied(ctx, r)
-}
-
-// heal returns nil when r is worth repeating: there is a newer token than the
-// one that was refused.
-func (c *Client) heal(ctx context.Context, r request, before session) error {
-	if c.current().generation != before.generation {
-		return nil
-	}
-	alive, err := c.tokenAlive(ctx)
-	if err != nil {
-		return err
-	}
-	if fresh := c.pace.freshFor(alive); c.config.Now().Sub(before.since) < fresh {
-		return c.whyDenied(ctx, r)
-	}
-	err = c.loginAfter(ctx, before.generation)
-	switch {
-	case err == nil, errors.Is(err, ErrUnreachable):
-		return err
-	case alive:
-		return c.whyDenied(ctx, r)
-	}
-	c.setDenied(true)
-	return fmt.Errorf("%w: the daemon's token is not valid any more, and: %w", ErrDenied, err)
-}
-
-// tokenAlive asks whether Vault still knows the token. A policy without
-// lookup-self looks like a dead token, unless capabilities-self works.
-func (c *Client) tokenAlive(ctx context.Context) (bool, error) {
-	a, err := c.send(ctx, request{path: "auth/token/lookup-self"})
-	if err != nil || a.ok() {
-		return a.ok(), err
-	}
-	a, err = c.send(ctx, capabilitiesRequest("auth/token/lookup-self"))
-	return a.ok(), err
-}
-
-// whyDenied returns ErrDenied naming what the policies lack for r.
-func (c *Client) whyDenied(ctx context.Context, r request) error {
-	held, err := c.capabilities(ctx, r.path)
-	switch {
-	case errors.Is(err, errNoSelfCapabilities):
-		return fmt.Errorf("%w: %q for %s (which of both cannot be told: the policies also lack update on %q)", ErrDenied, r.path, r.capability, capabilitiesPath)
-	case err != nil:
-		return err
-	}
-	return denied(r.path, lacking(held[r.path], []string{r.capability})...)
 }

@@ -19,8 +19,9 @@ var (
 	// ErrDenied is returned when Vault itself said no, and a new login, where it
 	// could help, did not help. The error names path and missing capability.
 	ErrDenied = errors.New("vault denies it")
-	// ErrNotFound is returned when Vault says that there is no such entry, or that
-	// its current version was deleted or destroyed.
+	// ErrNotFound is returned when Vault says that there is no such entry (after a
+	// fresh login: a mount may have been moved), or that its current version was
+	// deleted or destroyed.
 	ErrNotFound = errors.New("vault has no such entry")
 	// ErrMalformed is returned when Vault answered, and what it holds or was sent
 	// does not fit: an entry without clientSecret, a wrapped key of another place,

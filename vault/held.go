@@ -115,6 +115,19 @@ func (h *held) settle(now time.Time, app App, err error) (was, is SecretState) {
 	return was, h.stateLocked()
 }
 
+// deny wipes what is held because Vault refuses the daemon, and reports whether
+// there was something.
+func (h *held) deny(err error) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	had := h.current.Version != 0
+	if had || !errors.Is(h.err, ErrDenied) {
+		h.wipe()
+		h.stale, h.err = false, err
+	}
+	return had
+}
+
 // adopt makes what was read the current version, and the one before, if it is
 // another, the previous one. A version that carries other bytes than before was
 // made anew: its predecessor is not a predecessor.

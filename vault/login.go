@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -34,8 +35,8 @@ type refusal struct {
 }
 
 // Login reads the credentials from their files and logs in. Errors match
-// ErrUnreachable (try again soon) or ErrDenied: Vault refused them. For a minute
-// after a refusal the same credentials are not sent again, and Login returns
+// ErrUnreachable (try again soon) or ErrDenied (Vault refused them), or neither:
+// a file cannot be read, and nothing was sent. For a minute after a refusal the same credentials are not sent again, and Login returns
 // the same error: five bad AppRole logins lock the right one out.
 func (c *Client) Login(ctx context.Context) error {
 	return c.loginAfter(ctx, c.current().generation)
@@ -89,7 +90,7 @@ func (c *Client) noteFailedLogin(ctx context.Context, with credentials, err erro
 		c.noteOutage(ctx, err)
 		return
 	}
-	c.noteWord()
+	c.noteAnswer(http.StatusForbidden)
 	c.noteTrouble(err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +118,7 @@ func (c *Client) take(s session) {
 	s.generation = c.session.generation + 1
 	c.session = s
 	c.refused.forget()
-	c.refused, c.status.Denied, c.trouble = nil, false, ""
+	c.refused, c.status.Denied, c.lost, c.trouble = nil, false, false, ""
 	c.mu.Unlock()
 	c.config.Logger.Info("logged in to vault", "method", c.config.Auth.Method, "lease", s.lease, "renewable", s.renewable)
 	select {
@@ -150,7 +151,7 @@ func (c *Client) enter(ctx context.Context, with credentials) (session, error) {
 	roleID, secretID := with.appRole()
 	method, err := approle.NewAppRoleAuth(roleID, &approle.SecretID{FromString: secretID}, approle.WithMountPath(c.config.Auth.Mount))
 	if err != nil {
-		return session{}, refused
+		return session{}, errors.New("log in to vault with AppRole: vault/api does not take the credentials")
 	}
 	s, err := method.Login(ctx, c.entry.api)
 	if err != nil {

@@ -180,7 +180,7 @@ func (k *keeper) heartbeat(ctx context.Context) {
 		k.beat.Reset(min(k.beats.next(c.pace), c.config.Heartbeat))
 		return
 	}
-	if !before.Reachable {
+	if !before.Reachable && c.Status().Reachable {
 		c.config.Logger.Info("vault is reachable again")
 		k.rewatch()
 	}
@@ -220,24 +220,16 @@ func (k *keeper) lookup(ctx context.Context) error {
 			return err
 		}
 		c.prolong(k.kept.generation, self.left())
-		c.setDenied(false)
+		c.noteAlive()
 		return nil
 	}
 	alive, err := c.tokenAlive(ctx)
 	if err != nil || alive {
 		return err
 	}
-	err = c.loginAfter(ctx, k.kept.generation)
+	err = c.replace(ctx, k.kept.generation)
 	if errors.Is(err, ErrDenied) {
-		c.config.Logger.Error("vault refuses the daemon's token and a new login", "error", err)
-		c.setDenied(true)
 		k.login.Reset(c.pace.refused)
 	}
 	return err
-}
-
-func (c *Client) setDenied(denied bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.status.Denied = denied
 }

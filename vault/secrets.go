@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -89,7 +90,28 @@ func (s *Secrets) ClientSecret(ctx context.Context, id user.ClientID) (user.Clie
 	if h.due(s.config.Now(), s.config) {
 		s.refresh(ctx, h, (*held).due)
 	}
+	return s.give(h)
+}
+
+// give hands out what is held for h, unless the daemon is denied.
+func (s *Secrets) give(h *held) (user.ClientSecret, error) {
+	s.obey()
 	return h.give(s.config.Now(), s.config)
+}
+
+var errAllDenied = fmt.Errorf("%w: it refuses the daemon's token and a new login", ErrDenied)
+
+// obey wipes everything once Vault refuses the daemon as a whole.
+func (s *Secrets) obey() {
+	reader, ok := s.config.Client.(interface{ Status() Status })
+	if !ok || !reader.Status().Denied {
+		return
+	}
+	for _, h := range s.order {
+		if h.deny(errAllDenied) {
+			s.config.Logger.Error("client secret dropped", "client_id", string(h.id), "error", errAllDenied)
+		}
+	}
 }
 
 // Refused tells that Human API refused a version of an app's secret. It reads
@@ -104,7 +126,7 @@ func (s *Secrets) Refused(ctx context.Context, id user.ClientID, version int) (u
 	}
 	h.use(s.config.Now())
 	s.refresh(ctx, h, (*held).rereadDue)
-	if _, err := h.give(s.config.Now(), s.config); err != nil {
+	if _, err := s.give(h); err != nil {
 		return user.ClientSecret{}, false, err
 	}
 	other, ok := h.instead(s.config.Now(), version)
@@ -197,10 +219,10 @@ func (s *Secrets) round(ctx context.Context, due dueFunc) {
 		h.expire(began, s.config)
 	}
 	err := s.pass(ctx, due)
-	reader, ok := s.config.Client.(interface{ Status() Status })
-	if errors.Is(err, ErrDenied) || (ok && reader.Status().Denied) {
+	if errors.Is(err, ErrDenied) {
 		err = s.pass(ctx, func(h *held, _ time.Time, _ SecretsConfig) bool { return h.triedBefore(began) })
 	}
+	s.obey()
 	if errors.Is(err, ErrUnreachable) {
 		for _, h := range s.order {
 			h.skip(s.config.Now(), err)
