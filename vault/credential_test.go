@@ -176,3 +176,21 @@ func testDeniedOnUse(t *testing.T, p *place) {
 	clk.pass(retryGap)
 	s.holds(t, 1, markerSecret)
 }
+
+// TestDeadTokenOfBefore: who finds an old token dead, after somebody has logged
+// in, says nothing about the new one.
+func TestDeadTokenOfBefore(t *testing.T) {
+	c, err := New(Config{Address: "https://vault.test", Auth: AuthConfig{RoleIDFile: "/nonexistent", SecretIDFile: "/nonexistent"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.take(c.newSession(text("marker-token"), true, 60))
+	before := c.current().generation
+	c.take(c.newSession(text("marker-token-2"), true, 60))
+	if c.noteDead(before, true) || c.Status().Denied {
+		t.Error("denied because of a token that was replaced")
+	}
+	if !c.noteDead(c.current().generation, true) || !c.Status().Denied {
+		t.Error("not denied because of the current token")
+	}
+}
