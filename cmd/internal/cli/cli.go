@@ -68,13 +68,15 @@ func (p *program) tree() *cli.App {
 }
 
 func (p *program) commands() []*cli.Command {
-	return []*cli.Command{
+	all := []*cli.Command{
 		p.serve(), p.dev(),
 		p.status(), p.users(), p.secret(),
 		p.whoami(), p.exchange(),
 		p.config(), p.audit(), p.store(), p.vault(),
 		p.version(), p.help(),
 	}
+	usageLines("tokenvault", all)
+	return all
 }
 
 // help shows the help of a command: `tokenvault help config check`.

@@ -34,14 +34,14 @@ func (p *program) command(d command) *cli.Command {
 		HideHelpCommand: true,
 		Action:          unknownCommand,
 	}
-	if d.args == "" {
-		c.ArgsUsage = " " // "" would print [arguments...]
-	}
 	if d.prints {
 		c.Flags = append(c.Flags, &cli.BoolFlag{Name: "json", Usage: "print JSON"})
 	}
 	if d.run != nil {
 		c.Action = func(ctx *cli.Context) error {
+			if err := checkFlags(ctx); err != nil {
+				return err
+			}
 			if err := d.checkArgs(ctx.Args().Slice()); err != nil {
 				return err
 			}
@@ -49,6 +49,33 @@ func (p *program) command(d command) *cli.Command {
 		}
 	}
 	return c
+}
+
+// checkFlags refuses a flag whose value is empty, as in --key "$KEY" with nothing
+// in KEY: taken for a flag that was left out, it would silently drop a check.
+func checkFlags(c *cli.Context) error {
+	for _, at := range c.Lineage() {
+		for _, name := range at.LocalFlagNames() {
+			if at.String(name) == "" {
+				return usagef("--%s is empty", name)
+			}
+		}
+	}
+	return nil
+}
+
+// usageLines says how each command is called; the library's own words are
+// "[command options]".
+func usageLines(parent string, commands []*cli.Command) {
+	for _, c := range commands {
+		words := parent + " " + c.Name
+		if len(c.Subcommands) > 0 {
+			c.UsageText = words + " COMMAND [OPTIONS] [ARGUMENTS]"
+			usageLines(words, c.Subcommands)
+			continue
+		}
+		c.UsageText = strings.TrimSpace(words + " [OPTIONS] " + c.ArgsUsage)
+	}
 }
 
 func (d command) checkArgs(args []string) error {

@@ -24,7 +24,7 @@ func (p *program) exchange() *cli.Command {
 			"it is answered from the store.",
 		example: "tokenvault exchange --client-user-id alice < session-token-object.json",
 		flags: []cli.Flag{socketFlag(),
-			&cli.StringFlag{Name: "client-user-id", Usage: "whose session it is, as the app's own login knows: another answer is refused. `ID`"}},
+			&cli.StringFlag{Name: "client-user-id", Usage: "refuse an answer that is not about the user `ID`, as the app's own login knows them"}},
 		prints: true,
 		run: func(c *cli.Context) error {
 			object, err := readSessionToken(p.Stdin)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -42,6 +43,9 @@ func tree() []*cli.Command {
 	return p.tree().Commands
 }
 
+// placeholder is how a flag's usage names its value, once: `FILE`.
+var placeholder = regexp.MustCompile("^[^`]+`[A-Z]+`[^`]*$")
+
 // silent are the commands that print no data.
 var silent = []string{"serve", "dev", "help", "vault policy"}
 
@@ -67,6 +71,8 @@ func TestTree(t *testing.T) {
 		for _, f := range c.Flags {
 			if d, ok := f.(cli.DocGenerationFlag); ok && d.GetUsage() == "" {
 				t.Errorf("%s: the flag %s has no usage", name, f.Names()[0])
+			} else if ok && d.TakesValue() && (!placeholder.MatchString(d.GetUsage()) || strings.Contains(d.GetUsage(), ". `")) {
+				t.Errorf("%s: the flag %s names no value, or not within its sentence: %q", name, f.Names()[0], d.GetUsage())
 			}
 		}
 	})
@@ -106,11 +112,46 @@ func TestHelp(t *testing.T) {
 		for _, line := range [][]string{append([]string{"help"}, path...), append(slices.Clone(path), "--help")} {
 			if r := invoke(t, nil, "", line...); r.status != exitOK || !strings.Contains(r.stdout, c.Usage) || r.stderr != "" {
 				t.Errorf("%q: exit %d, stdout %q, stderr %q", line, r.status, r.stdout, r.stderr)
+			} else if c.Name != "help" && !strings.Contains(r.stdout, "\n   "+callOf(path, c)+"\n") {
+				t.Errorf("%q does not say %q: %q", line, callOf(path, c), r.stdout)
 			}
 		}
 	})
 	if r := invoke(t, nil, "", "--help"); r.status != exitOK || !strings.Contains(r.stdout, "serve") {
 		t.Errorf("--help: %+v", r)
+	}
+}
+
+// callOf is the line of the help that shows how a command is called.
+func callOf(path []string, c *cli.Command) string {
+	words := "tokenvault " + strings.Join(path, " ")
+	if len(c.Subcommands) > 0 {
+		return words + " COMMAND [OPTIONS] [ARGUMENTS]"
+	}
+	return strings.TrimSpace(words + " [OPTIONS] " + c.ArgsUsage)
+}
+
+// A flag that is given and empty is never taken for one that is left out.
+func TestEmptyFlags(t *testing.T) {
+	seen := 0
+	walk(tree(), nil, func(path []string, c *cli.Command) {
+		for _, f := range c.Flags {
+			d, ok := f.(cli.DocGenerationFlag)
+			if !ok || !d.TakesValue() || len(c.Subcommands) > 0 || c.Name == "help" || c.Name == "dev" {
+				continue
+			}
+			seen++
+			line := append(slices.Clone(path), "--"+f.Names()[0], "")
+			if r := invoke(t, nil, "", line...); r.status != exitUsage || !strings.Contains(r.stderr, "--"+f.Names()[0]+" is empty") {
+				t.Errorf("%q: exit %d, stderr %q", line, r.status, r.stderr)
+			}
+		}
+	})
+	if seen < 20 {
+		t.Errorf("only %d flags", seen)
+	}
+	if r := invoke(t, nil, "", "--config", "", "config", "check"); r.status != exitUsage {
+		t.Errorf("--config before the command: %+v", r)
 	}
 }
 

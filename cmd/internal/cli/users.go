@@ -27,7 +27,7 @@ func (p *program) usersShow() *cli.Command {
 		args: "[HUMAN_ID]", max: 1,
 		example: "tokenvault users show --client-user-id - < id.txt",
 		flags: []cli.Flag{socketFlag(),
-			&cli.StringFlag{Name: "client-id", Usage: "of the app; may be left out when there is one. `ID`"},
+			&cli.StringFlag{Name: "client-id", Usage: "look in the app with the client id `ID`; may be left out when there is one app"},
 			&cli.StringFlag{Name: "client-user-id", Usage: "the app's own `ID` of the user, instead of HUMAN_ID"}},
 		prints: true,
 		run: func(c *cli.Context) error {

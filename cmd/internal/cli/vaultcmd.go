@@ -43,8 +43,8 @@ func (p *program) vaultSetup() *cli.Command {
 			"daemon logs in with them. Neither is printed.",
 		example: "tokenvault vault setup\ntokenvault vault setup --apply --out /etc/tokenvault",
 		flags: []cli.Flag{tokenFlag(), &cli.BoolFlag{Name: "apply", Usage: "change Vault"},
-			&cli.StringFlag{Name: "out", Usage: "where the credentials are written; default: where role_id_file is. `DIR`"},
-			&cli.StringFlag{Name: "role", Usage: "of AppRole `NAME`", Value: "tokenvault"}},
+			&cli.StringFlag{Name: "out", Usage: "write the credentials into `DIR` (default: where role_id_file is)"},
+			&cli.StringFlag{Name: "role", Usage: "call the daemon's AppRole `NAME`", Value: "tokenvault"}},
 		prints: true,
 		run: func(c *cli.Context) error {
 			cfg, err := p.load(c)
@@ -150,7 +150,7 @@ func (p *program) vaultPolicy() *cli.Command {
 		name: "policy", usage: "print the policy that the daemon needs, and no more than that",
 		text:    "Without a configuration the default paths are used. The role must be made with\ntoken_no_default_policy=true.",
 		example: "tokenvault vault policy --format hcl | vault policy write tokenvault -",
-		flags:   []cli.Flag{&cli.StringFlag{Name: "format", Usage: "`FORMAT`: hcl, sh or terraform", Value: "hcl"}},
+		flags:   []cli.Flag{&cli.StringFlag{Name: "format", Usage: "print it as `FORMAT`: hcl, sh or terraform", Value: "hcl"}},
 		run: func(c *cli.Context) error {
 			format := c.String("format")
 			if format != "hcl" && format != "sh" && format != "terraform" {
