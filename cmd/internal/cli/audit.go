@@ -22,24 +22,35 @@ func (p *program) audit() *cli.Command {
 // verified is the JSON answer of audit verify.
 type verified struct {
 	Consistent  bool   `json:"consistent"`
-	Authentic   bool   `json:"authentic"`   // a key was given, and it signed
-	AuthenticTo uint64 `json:"authenticTo"` // sequence number
+	Authentic   bool   `json:"authentic"`   // a key was given, and what it signed is not nothing
+	AuthenticTo uint64 `json:"authenticTo"` // sequence number; 0: nothing is
 	Lines       uint64 `json:"lines"`
-	Tail        uint64 `json:"tail"` // lines after the last signature
-	Sequence    uint64 `json:"sequence"`
-	Head        string `json:"head"` // hex of the last line's hash
-	Segments    int    `json:"segments"`
-	PublicKey   string `json:"publicKey"`
-	Problem     string `json:"problem,omitempty"`
-	File        string `json:"file,omitempty"`
-	Line        int    `json:"line,omitempty"`
+	// Anyone could have written the lines after the last signature, and those that
+	// a start of the daemon found unsigned, although a later signature covers them.
+	Tail      uint64    `json:"tail"`
+	Adopted   uint64    `json:"adopted"`
+	Ranges    []adopted `json:"adoptedRanges,omitempty"` // the first 100
+	Sequence  uint64    `json:"sequence"`
+	Head      string    `json:"head"` // hex of the last line's hash
+	Segments  int       `json:"segments"`
+	PublicKey string    `json:"publicKey"`
+	Problem   string    `json:"problem,omitempty"`
+	File      string    `json:"file,omitempty"`
+	Line      int       `json:"line,omitempty"`
+}
+
+// adopted is a row of lines by their sequence numbers, both included.
+type adopted struct {
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
 }
 
 func (p *program) auditVerify() *cli.Command {
 	return p.command(command{
 		name: "verify", usage: "read the whole audit log and say what can be proved of it; exit 5 when something is wrong",
 		text: "Without --key the log is checked against the key that it names itself: it is then\n" +
-			"consistent, and anyone could have written it. tokenvault status prints the key; note it elsewhere.",
+			"consistent, and anyone could have written it. tokenvault status prints the key; note it elsewhere.\n" +
+			"With --key it must be consistent, and something in it signed with the key.",
 		args: "[FILE]", max: 1,
 		example: "tokenvault audit verify --key 5f0c… /var/log/tokenvault/audit.log",
 		flags:   []cli.Flag{&cli.StringFlag{Name: "key", Usage: "the log's public key in `HEX`, 64 digits"}},
@@ -78,25 +89,61 @@ func (p *program) verifyConfig(c *cli.Context) (audit.VerifyConfig, error) {
 }
 
 func (p *program) verdict(c *cli.Context, r audit.Report, keyed bool) error {
+	signed := keyed && r.AuthenticTo > 0
 	a := verified{
-		Consistent: r.Consistent, Authentic: keyed && r.Consistent, AuthenticTo: r.AuthenticTo, Lines: r.Lines, Tail: r.Tail,
+		Consistent: r.Consistent, Authentic: r.Consistent && signed, AuthenticTo: r.AuthenticTo,
+		Lines: r.Lines, Tail: r.Tail, Adopted: r.Adopted,
 		Sequence: r.Sequence, Head: hex.EncodeToString(r.Head[:]), Segments: r.Segments,
 		PublicKey: hex.EncodeToString(r.PublicKey), Problem: r.Problem, File: r.File, Line: r.Line,
 	}
-	err := p.answer(c, a, func(w io.Writer) {
-		if r.Consistent {
-			fmt.Fprintf(w, "consistent: %d lines in %d segments, head %s\n", a.Lines, a.Segments, a.Head)
-		} else {
-			fmt.Fprintf(w, "NOT consistent: %s: line %d: %s\n", printable(a.File), a.Line, printable(a.Problem))
-		}
-		if keyed {
-			fmt.Fprintf(w, "authentic to line %d; %d lines after it are not signed yet\n", a.AuthenticTo, a.Tail)
-		} else if a.PublicKey != "" {
-			fmt.Fprintf(w, "nothing is authentic without --key; the log names the key %s\n", a.PublicKey)
-		}
-	})
-	if err != nil || r.Consistent {
-		return err
+	for _, x := range r.AdoptedRanges {
+		a.Ranges = append(a.Ranges, adopted(x))
 	}
-	return &found{err: errors.New("the audit log is not consistent"), printed: true}
+	if r.Consistent && keyed && !signed {
+		a.Problem = "nothing in it is signed with the key"
+	}
+	err := p.answer(c, a, func(w io.Writer) { printVerdict(w, a, keyed) })
+	switch {
+	case err != nil:
+		return err
+	case !r.Consistent:
+		return &found{err: errors.New("the audit log is not consistent"), printed: true}
+	case keyed && !signed:
+		return &found{err: errors.New("the audit log is not authentic"), printed: true}
+	}
+	return nil
+}
+
+func printVerdict(w io.Writer, a verified, keyed bool) {
+	if a.Consistent {
+		fmt.Fprintf(w, "consistent: %d lines in %d segments, head %s\n", a.Lines, a.Segments, a.Head)
+	} else {
+		fmt.Fprintf(w, "NOT consistent: %s: line %d: %s\n", printable(a.File), a.Line, printable(a.Problem))
+	}
+	last := "it"
+	if !keyed {
+		last = "the last signature"
+	}
+	const anyone = "anyone could have written them"
+	switch {
+	case !keyed:
+		fmt.Fprintln(w, "nothing is proved to be authentic without --key: anyone could have written this log")
+		if a.PublicKey != "" {
+			fmt.Fprintf(w, "it names the key %s\n", a.PublicKey)
+		}
+	case a.AuthenticTo == 0:
+		fmt.Fprintln(w, "NOT authentic: nothing in it is signed with the key, anyone could have written it")
+		return
+	default:
+		fmt.Fprintf(w, "authentic to line %d\n", a.AuthenticTo)
+	}
+	if a.Adopted > 0 {
+		fmt.Fprintf(w, "%d lines among them were found unsigned when the daemon started: %s\n", a.Adopted, anyone)
+		for _, r := range a.Ranges {
+			fmt.Fprintf(w, "  lines %d to %d\n", r.From, r.To)
+		}
+	}
+	if a.Tail > 0 {
+		fmt.Fprintf(w, "%d lines after %s are not signed: %s\n", a.Tail, last, anyone)
+	}
 }
