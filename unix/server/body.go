@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -20,11 +21,11 @@ const drainLimit = 4 << 20
 
 // limitBody puts the deadline on the whole body of a request, whoever reads it:
 // net/http itself reads the rest of a body without one. It takes the deadline
-// off when the body has ended, and then watches for the caller to leave.
-func (q *call) limitBody() {
-	if q.r.ContentLength != 0 {
-		_ = q.conn.SetReadDeadline(time.Now().Add(q.server.limits.BodyTimeout))
-	}
+// off when the body has ended, and then watches for the caller to leave. The end
+// of draining is a deadline too, until done is called.
+func (q *call) limitBody() (done func() bool) {
+	_ = q.conn.SetReadDeadline(time.Now().Add(q.server.limits.BodyTimeout))
+	return context.AfterFunc(q.server.cut, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // finishBody reads what is left of a body before the answer.
@@ -45,6 +46,8 @@ func (q *call) readBody() ([]byte, bool, reply) {
 	}
 	body, err := io.ReadAll(io.LimitReader(q.r.Body, limit+1))
 	switch {
+	case err != nil && q.server.cut.Err() != nil:
+		return nil, false, refuse(api.Draining)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, false, refuse(api.TooSlow)
 	case err != nil:

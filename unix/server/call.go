@@ -43,7 +43,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		RequestID: q.id[0], Listener: c.listener, UID: &c.caller.UID, GID: &c.caller.GID,
 		PID: c.caller.PID, Unit: c.caller.Unit, Contained: c.caller.Contained,
 	}
-	q.limitBody()
+	if r.ContentLength != 0 {
+		done := q.limitBody()
+		defer done()
+	}
 	q.write(s.guarded(q))
 }
 

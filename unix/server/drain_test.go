@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/unix/server"
 )
@@ -67,18 +69,86 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// stuck never answers, whatever its context says.
+type stuck struct{ *faulty }
+
+func (s stuck) Exchange(context.Context, user.Exchange) (user.Result, error) {
+	s.step("exchange")
+	<-s.hold
+	return user.Result{}, nil
+}
+
+// TestDrainHasAnEnd: a service that does not listen is cut off in time.
 func TestDrainHasAnEnd(t *testing.T) {
-	b := startBare(t, func(c *server.Config) { c.DrainTimeout = 50 * time.Millisecond })
-	b.open()
+	b := startBare(t, func(c *server.Config) { c.DrainTimeout = 500 * time.Millisecond })
 	b.f.hold = make(chan struct{})
+	b.server.Open(server.Services{Broker: stuck{b.f}, Users: b.f, Audit: b.f})
 	conn := dial(t, b.socket)
 	_, _ = io.WriteString(conn, request("POST", "/v1/connect/tokens", `{"humanId":"h","sessionToken":"s"}`))
 	await(t, "the exchange", b.f.reached("exchange"))
+	start := time.Now()
 	b.stop()
 	if err := <-b.done; err != nil {
 		t.Fatal(err)
 	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Fatalf("draining took %v", took)
+	}
 	close(b.f.hold)
+}
+
+// patient waits for its callers' patience to end, as the broker does.
+type patient struct{ *faulty }
+
+func (p patient) Exchange(ctx context.Context, _ user.Exchange) (user.Result, error) {
+	p.step("exchange")
+	<-ctx.Done()
+	return user.Result{}, fmt.Errorf("wait for the exchange: %w", ctx.Err())
+}
+
+func (p patient) Public(ctx context.Context, _ user.ClientID, _ user.HumanID) (user.Public, error) {
+	p.step("public")
+	<-ctx.Done()
+	return user.Public{}, ctx.Err()
+}
+
+// TestDrainAnswersWhatItCutsOff: whoever still waits when draining takes too long
+// is told, on record, what to make of it.
+func TestDrainAnswersWhatItCutsOff(t *testing.T) {
+	b := startBare(t, func(c *server.Config) { c.DrainTimeout = 2 * time.Second })
+	b.server.Open(server.Services{Broker: patient{b.f}, Users: patient{b.f}, Audit: b.f})
+	exchange, lookup, slow := make(chan answer, 1), make(chan answer, 1), make(chan answer, 1)
+	go func() { defer close(exchange); exchange <- b.post(t) }()
+	go func() { defer close(lookup); lookup <- b.get(t, "/v1/users/h") }()
+	go func() {
+		defer close(slow)
+		slow <- raw(t, b.socket, "POST /v1/connect/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+	}()
+	await(t, "the exchange", b.f.reached("exchange"))
+	await(t, "the lookup", b.f.reached("public"))
+	await(t, "the slow body", func() bool { return b.server.Busy() == 3 })
+	b.stop()
+	for name, c := range map[string]struct {
+		answer chan answer
+		code   api.Code
+	}{"exchange": {exchange, api.ExchangePending}, "lookup": {lookup, api.Draining}, "slow body": {slow, api.Draining}} {
+		a := <-c.answer
+		if a.wantCode(t, c.code); a.header.Get("Connection") != "close" {
+			t.Errorf("%s: the connection is kept", name)
+		}
+	}
+	if err := <-b.done; err != nil {
+		t.Fatal(err)
+	}
+	pending := 0
+	for _, e := range b.f.events {
+		if e.Kind == "outcome" && e.Error == string(api.ExchangePending) {
+			pending++
+		}
+	}
+	if pending != 1 {
+		t.Errorf("%d outcomes of the exchange are on record", pending)
+	}
 }
 
 // relay keeps a socket's path alive while servers come and go, as systemd does.

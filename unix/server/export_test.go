@@ -14,3 +14,6 @@ func (s *Server) AwaitGrace(t testing.TB) {
 		}
 	}
 }
+
+// Busy is how many connections have a request, or none yet.
+func (s *Server) Busy() int { return int(s.states.busy.Load()) }

@@ -93,11 +93,22 @@ func (r reply) after(d time.Duration) reply {
 	return r
 }
 
+// interrupted answers a request whose context has ended.
+func (q *call) interrupted() reply {
+	switch {
+	case q.server.cut.Err() == nil: // the caller left: nobody reads it
+		return refuse(api.Internal)
+	case q.route.grant == api.GrantExchange: // it goes on, or is taken up by the next start
+		return refuse(api.ExchangePending)
+	}
+	return refuse(api.Draining)
+}
+
 // fail answers an error of the services. Its cause goes to the daemon's log
 // alone, and only where the fault is not the caller's.
 func (q *call) fail(err error) reply {
 	if errors.Is(err, context.Canceled) && user.KindOf(err) == "" && q.r.Context().Err() != nil {
-		return refuse(api.Internal) // nobody is there to read it
+		return q.interrupted()
 	}
 	e, ok := errors.AsType[*user.Error](err)
 	if !ok {

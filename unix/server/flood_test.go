@@ -63,6 +63,7 @@ func newFlooded(t *testing.T) *flooded {
 		t.Fatal(err)
 	}
 	f.server = &Server{now: clock}
+	f.server.cut, f.server.cutOff = context.WithCancel(t.Context())
 	f.server.limits, _ = Limits{}.withDefaults()
 	f.server.gate.limits = f.server.limits
 	f.server.defaults()

@@ -20,12 +20,16 @@ const (
 	// server stops: a request may be on its way. 50 to 200 ms lost none in 20
 	// restarts under load.
 	grace = 200 * time.Millisecond
+	// lastWord is how long before the end of draining requests are told that it
+	// comes, or a quarter of the whole: time to record and answer them.
+	lastWord = 2 * time.Second
 )
 
 func (s *Server) httpServer() *http.Server {
 	return &http.Server{
 		Handler: s, ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: s.limits.Header, DisableGeneralOptionsHandler: true,
+		BaseContext: func(net.Listener) context.Context { return s.cut },
 		ConnContext: withConn, ConnState: s.states.hook,
 		// What net/http has to say quotes what callers sent.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
@@ -64,9 +68,16 @@ func (s *Server) Run(ctx context.Context) error {
 // drops those that it reads after it began (net/http server.go, conn.serve), so
 // only the listeners were closed at first, and every answer closes its
 // connection; Shutdown comes when nothing is new or active.
+//
+// Shortly before its time is over the contexts of all requests end, so that they
+// are answered and recorded ("exchange_pending", else "draining"); who has not
+// been answered at the end is cut off. In all it takes at most drainFor.
 func (s *Server) drain() {
-	deadline := time.NewTimer(s.drainFor)
-	defer deadline.Stop()
+	defer s.cutOff()
+	deadline, cancel := context.WithTimeout(context.Background(), s.drainFor)
+	defer cancel()
+	last := time.NewTimer(s.drainFor - min(lastWord, s.drainFor/4))
+	defer last.Stop()
 	idle := time.NewTimer(min(grace, s.drainFor))
 	defer idle.Stop()
 	for waited := false; ; {
@@ -78,15 +89,18 @@ func (s *Server) drain() {
 		case <-idle.C:
 			waited = true
 			s.refusing.Store(true)
-		case <-deadline.C:
-			s.log.Warn("requests cut off, draining took too long", "connections", s.states.busy.Load())
+		case <-last.C:
+			s.log.Warn("requests told to come again, draining takes too long", "connections", s.states.busy.Load())
+			s.cutOff()
+		case <-deadline.Done():
+			s.log.Warn("connections cut off, draining took too long", "connections", s.states.busy.Load())
 			_ = s.http.Close()
 			return
 		}
 	}
 	s.refusing.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
+	ctx, cancelShutdown := context.WithTimeout(deadline, time.Second)
+	defer cancelShutdown()
 	if err := s.http.Shutdown(ctx); err != nil {
 		_ = s.http.Close()
 	}

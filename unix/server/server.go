@@ -15,6 +15,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,8 +91,10 @@ type Server struct {
 	gate     gate
 	refusals refusals
 	states   states
-	draining atomic.Bool // answers close their connections
-	refusing atomic.Bool // new requests are answered with "draining"
+	draining atomic.Bool     // answers close their connections
+	refusing atomic.Bool     // new requests are answered with "draining"
+	cut      context.Context // of every request; ends when draining is about to
+	cutOff   context.CancelFunc
 	http     *http.Server
 }
 
@@ -126,6 +129,7 @@ func New(c Config) (*Server, error) {
 	s.gate.limits = limits
 	s.states.changed = make(chan struct{}, 1)
 	s.refusals.wake = make(chan struct{}, 1)
+	s.cut, s.cutOff = context.WithCancel(context.Background())
 	s.http = s.httpServer()
 	return s, nil
 }
