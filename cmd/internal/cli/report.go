@@ -29,6 +29,9 @@ func hints(err error) []string {
 		}
 		return []string{"tokenvault help [COMMAND] shows the options"}
 	}
+	if refused, ok := errors.AsType[*adminError](err); ok && denied(refused.err) {
+		return []string{"be root, or ask for a [[rule]] with the grant admin-read (for the checks: admin) and for the admin socket's group"}
+	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return codeHints[e.Code]
 	}
@@ -48,6 +51,18 @@ func hints(err error) []string {
 		return []string{"give --token-file FILE, set VAULT_TOKEN, or run vault login"}
 	}
 	return nil
+}
+
+// adminError is an error from the admin socket.
+type adminError struct{ err error }
+
+func (e *adminError) Error() string { return e.err.Error() }
+func (e *adminError) Unwrap() error { return e.err }
+
+// denied: the caller lacks a right, or may not open the socket.
+func denied(err error) bool {
+	code := client.CodeOf(err)
+	return code == api.NotGranted || code == api.UnknownCaller || errors.Is(err, client.ErrUnavailable) && errors.Is(err, fs.ErrPermission)
 }
 
 var codeHints = map[api.Code][]string{

@@ -72,7 +72,10 @@ func (p *program) asAdmin(c *cli.Context, timeout time.Duration, f func(*client.
 	if err != nil {
 		return err
 	}
-	return with(path, timeout, f)
+	if err := with(path, timeout, f); err != nil {
+		return &adminError{err}
+	}
+	return nil
 }
 
 func with(path string, timeout time.Duration, f func(*client.Client) error) error {
