@@ -55,6 +55,9 @@ func (p *program) configCheck() *cli.Command {
 				fmt.Fprintln(p.Stderr, wrong)
 				return &found{err: err, printed: true}
 			}
+			for _, note := range cfg.Notes() {
+				fmt.Fprintf(p.Stderr, "note: %s\n", note)
+			}
 			answer := checked{OK: true, Apps: len(cfg.Apps), Rules: len(cfg.Rules), Problems: []problemAnswer{}}
 			return p.answer(c, answer, func(w io.Writer) {
 				fmt.Fprintf(w, "ok: %d apps, %d listeners, %d rules\n", len(cfg.Apps), len(cfg.Listeners), len(cfg.Rules))

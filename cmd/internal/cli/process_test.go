@@ -66,7 +66,8 @@ func TestProcess(t *testing.T) {
 	if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"good.toml": goodConfig, "bad.toml": badConfig, "token": "marker-token"} {
+	idle := strings.Replace(goodConfig, `grants = ["exchange"]`, "grants = [\"exchange\", \"proxy\"]\npaths = [\"/**\"]", 1) + "[store]\npath = \"/dev/null/store.db\"\n"
+	for name, text := range map[string]string{"good.toml": goodConfig, "idle.toml": idle, "bad.toml": badConfig, "token": "marker-token"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -84,6 +85,8 @@ func TestProcess(t *testing.T) {
 		{args: "config check --help", stdout: `validate the configuration`},
 		{args: "help nonsense", status: 2, stderr: `is not a command\nhint: `},
 		{args: "config check --config good.toml", stdout: `^ok: 1 apps, 1 listeners, 1 rules\n$`},
+		{args: "config check --config idle.toml", stdout: `^ok`, stderr: `^note: rule web: grant proxy does nothing in this version\n$`},
+		{args: "serve --config idle.toml", status: 1, stderr: `level=WARN.*grant proxy does nothing in this version|"WARN".*grant proxy does nothing in this version`},
 		{args: "--config good.toml config check --json", stdout: `"ok": true`},
 		{args: "--config bad.toml config check --config good.toml", stdout: `^ok`},
 		{args: "config check", env: []string{"TOKENVAULT_CONFIG=good.toml"}, stdout: `^ok`},

@@ -25,6 +25,9 @@ func (p *program) serve() *cli.Command {
 				return err
 			}
 			log := daemon.NewLogger(p.Stderr, cfg.Log)
+			for _, note := range cfg.Notes() {
+				log.Warn("a rule has no effect in part", "note", note)
+			}
 			inherited, err := inherit(log.Warn)
 			if err != nil {
 				return err
@@ -33,6 +36,9 @@ func (p *program) serve() *cli.Command {
 			if err != nil {
 				return fmt.Errorf("read the watchdog's interval: %w", err)
 			}
+			// Until the end, not until SIGTERM: SIGHUP would kill what drains.
+			running, end := context.WithCancel(context.WithoutCancel(c.Context))
+			defer end()
 			return daemon.Run(c.Context, daemon.Config{
 				Config: cfg, Version: buildInfo().Version, Listeners: inherited, Watchdog: watchdog, Logger: log,
 				Notify: func(state string) {
@@ -40,7 +46,7 @@ func (p *program) serve() *cli.Command {
 						log.Warn("systemd was not told", "error", err)
 					}
 				},
-				Reload: p.hangups(c.Context),
+				Reload: p.hangups(running),
 				Load:   func() (*config.Config, error) { return p.load(c) },
 			})
 		},

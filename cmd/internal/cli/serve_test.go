@@ -300,6 +300,39 @@ func TestServeActivated(t *testing.T) {
 	}
 }
 
+// While it drains SIGHUP does not kill it.
+func TestServeHangupWhileStopping(t *testing.T) {
+	s := newSite(t)
+	s.prepare()
+	m := newManager(s)
+	cmd := s.command("serve")
+	stop := s.daemon(cmd, m)
+	m.await("READY=1")
+	release := make(chan struct{})
+	s.sim.Misbehave(humanapitest.Fault{HoldAnswer: release})
+	caller := s.command("exchange")
+	caller.Stdin = strings.NewReader(s.object("alice"))
+	if err := caller.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sim.Await(t.Context(), humanapitest.TokensPath, 1); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- stop() }()
+	m.await("STOPPING=1")
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Error(err)
+	}
+	close(release)
+	if err := <-ended; err != nil {
+		t.Errorf("the daemon's end: %v", err)
+	}
+	if err := caller.Wait(); err != nil {
+		t.Errorf("the exchange in flight: %v", err)
+	}
+}
+
 // systemdSocket makes a socket as a socket unit does.
 func (s *site) systemdSocket(name string) *os.File {
 	s.t.Helper()

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -57,6 +59,23 @@ func (c *Config) ClientIDs() []user.ClientID {
 
 // Grants is the listener's ceiling.
 func (l Listener) Grants() []api.Grant { return grants(l.Ceiling) }
+
+// idle are the grants that this version has no endpoint for. A ceiling may name
+// them: it only takes away.
+var idle = []api.Grant{api.GrantConnectSession, api.GrantConnectID, api.GrantWebhook, api.GrantProxy, api.GrantForget, api.GrantMetrics}
+
+// Notes says what is in order and does not do what its author may believe.
+func (c *Config) Notes() []string {
+	var out []string
+	for _, r := range c.Rules {
+		for _, g := range r.Grants {
+			if slices.Contains(idle, api.Grant(g)) {
+				out = append(out, fmt.Sprintf("rule %s: grant %s does nothing in this version", r.Name, g))
+			}
+		}
+	}
+	return out
+}
 
 func grants(list []string) []api.Grant {
 	out := make([]api.Grant, len(list))

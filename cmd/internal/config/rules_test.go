@@ -1,0 +1,33 @@
+package config
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tokenvault/tokenvault/unix/api"
+)
+
+// Notes name exactly the grants that the server has no endpoint for.
+func TestGrantsWithoutEndpoint(t *testing.T) {
+	spec, err := os.ReadFile("../../../unix/api/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range api.Grants {
+		served := strings.Contains(string(spec), "x-grant: "+string(g)+"\n")
+		cfg, err := loadOne(t, minimal+"[[rule]]\nname='a'\nusers=[33]\napps=['shop']\ngrants=['"+string(g)+"']\n"+
+			map[bool]string{true: "paths=['/**']\n"}[g == api.GrantProxy])
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"rule a: grant " + string(g) + " does nothing in this version"}
+		if served {
+			want = nil
+		}
+		if got := cfg.Notes(); !slices.Equal(got, want) {
+			t.Errorf("%s: notes %q, want %q", g, got, want)
+		}
+	}
+}
