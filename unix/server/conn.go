@@ -23,6 +23,7 @@ type conn struct {
 	listener string
 	caller   peer.Caller
 	view     *policy.View
+	class    class
 	slot     *slot
 	over     bool // beyond a limit: answered with 429 and closed
 	once     sync.Once
@@ -149,6 +150,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			continue
 		}
 		c := &conn{UnixConn: u, server: a.server, listener: a.name, caller: caller}
+		c.class = a.server.classify(c)
 		if a.server.gate.enter(c) {
 			return c, nil
 		}

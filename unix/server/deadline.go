@@ -28,8 +28,14 @@ func (c *conn) Write(b []byte) (int, error) {
 // answer, and Write has its own.
 func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
-// SetReadDeadline is in force for the read under way and for later ones.
-func (c *conn) SetReadDeadline(t time.Time) error { return c.read.want(c.UnixConn, t) }
+// SetReadDeadline is in force for the read under way and for later ones. A
+// caller without a rule is never waited for longer than strangerIdle.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.class == strangers && time.Until(t) > strangerIdle {
+		t = time.Now().Add(strangerIdle)
+	}
+	return c.read.want(c.UnixConn, t)
+}
 
 // SetDeadline is SetReadDeadline, because Write has a deadline of its own.
 func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// Callers in these tests are the same process as the server, and no probes of it.
+func init() { processID = func() int { return 0 } }
+
 // AwaitGrace returns when a draining server refuses new requests.
 func (s *Server) AwaitGrace(t testing.TB) {
 	t.Helper()

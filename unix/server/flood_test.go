@@ -65,7 +65,7 @@ func newFlooded(t *testing.T) *flooded {
 	f.server = &Server{now: clock}
 	f.server.cut, f.server.cutOff = context.WithCancel(t.Context())
 	f.server.limits, _ = Limits{}.withDefaults()
-	f.server.gate.limits = f.server.limits
+	f.server.gate.open(f.server.limits, []Listener{{Name: "public"}})
 	f.server.defaults()
 	f.server.policy.Store(p)
 	f.server.refusals.wake = make(chan struct{}, 1)

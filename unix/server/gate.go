@@ -1,21 +1,37 @@
 package server
 
 import (
+	"os"
 	"sync"
 	"sync/atomic"
 
 	"github.com/tokenvault/tokenvault/unix/policy"
 )
 
-// spare is how many connections beyond the limits are kept open, in total, to
-// be told so. Beyond those a connection is closed without a word.
-const spare = 64
+const (
+	// spare is how many connections beyond the limits are kept open, in total, to
+	// be told so. Beyond those a connection is closed without a word.
+	spare = 64
+	// Callers without a rule have this part of all connections to themselves, and
+	// can take no other: enough for whoami and health.
+	strangersPart   = 16
+	strangersPerUID = 16
+)
 
-// slotKey counts admin connections apart: an administrator gets in while the
-// client sockets are full.
+// class is who a connection counts with, settled when it is accepted.
+type class uint8
+
+const (
+	clients   class = iota // a rule names them
+	strangers              // no rule does
+	admins                 // on the admin socket, which is never full for want of clients'
+	own                    // of this process: the watchdog's probe must not fail when others fill the sockets
+)
+
+// slotKey counts the classes apart.
 type slotKey struct {
-	uid   uint32
-	admin bool
+	uid uint32
+	class
 }
 
 // slot counts what one uid holds.
@@ -24,60 +40,119 @@ type slot struct {
 	inFlight atomic.Int64
 }
 
-// gate counts connections and requests in flight.
+// gate counts connections and requests in flight. Half of the clients'
+// connections is for whoever comes first, the other half is divided among their
+// listeners: who fills one leaves room on the others.
 type gate struct {
 	limits Limits
-	mu     sync.Mutex
-	total  int // on client sockets, within the limits
-	over   int
-	slots  map[slotKey]*slot
+	self   int32 // our pid; 0: nobody
+	share  int   // of each client listener
+	common int   // what the shares leave
+
+	mu        sync.Mutex
+	strangers int
+	clients   map[string]int // by listener
+	over      int
+	slots     map[slotKey]*slot
+}
+
+// processID tells our own connections; tests, whose callers are the same
+// process, change it.
+var processID = os.Getpid
+
+func (g *gate) open(limits Limits, listeners []Listener) {
+	g.limits, g.self = limits, int32(processID())
+	g.clients, g.slots = map[string]int{}, map[slotKey]*slot{}
+	for _, l := range listeners {
+		if l.Name != policy.AdminListener {
+			g.clients[l.Name] = 0
+		}
+	}
+	g.common = limits.Connections - limits.Connections/strangersPart
+	if n := len(g.clients); n > 0 {
+		g.share = g.common / (2 * n)
+		g.common -= n * g.share
+	}
+}
+
+// classify looks a new caller up in the rules that are in force now.
+func (s *Server) classify(c *conn) class {
+	c.view = s.policy.Load().View(c.caller, c.listener)
+	switch {
+	case s.gate.self != 0 && c.caller.PID == s.gate.self:
+		return own
+	case !c.view.Known():
+		return strangers
+	case c.listener == policy.AdminListener:
+		return admins
+	}
+	return clients
 }
 
 // enter lets c in, marks it as over the limit, or returns false: close it.
 func (g *gate) enter(c *conn) bool {
-	key := slotKey{c.caller.UID, c.listener == policy.AdminListener}
+	key := slotKey{c.caller.UID, c.class}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.slots[key]
 	if s == nil {
 		s = &slot{}
 	}
-	c.over = s.conns >= g.limits.ConnectionsPerUID ||
-		!key.admin && g.total >= g.limits.Connections
-	if c.over {
+	c.slot = s
+	if c.over = !g.admits(c); c.over {
 		if g.over >= spare {
 			return false
 		}
 		g.over++
-	} else {
-		s.conns++
-		if !key.admin {
-			g.total++
-		}
-		if g.slots == nil {
-			g.slots = map[slotKey]*slot{}
-		}
-		g.slots[key] = s
+		return true
 	}
-	c.slot = s
+	s.conns++
+	g.slots[key] = s
+	g.count(c, 1)
 	return true
+}
+
+func (g *gate) admits(c *conn) bool {
+	most := g.limits.ConnectionsPerUID
+	switch c.class {
+	case own:
+		return true
+	case strangers:
+		return c.slot.conns < min(most, strangersPerUID) && g.strangers < max(1, g.limits.Connections/strangersPart)
+	case clients:
+		return c.slot.conns < most && (g.clients[c.listener] < g.share || g.beyond() < g.common)
+	}
+	return c.slot.conns < most
+}
+
+// beyond is how many of the common connections are taken.
+func (g *gate) beyond() (n int) {
+	for _, conns := range g.clients {
+		n += max(0, conns-g.share)
+	}
+	return n
+}
+
+func (g *gate) count(c *conn, by int) {
+	switch c.class {
+	case strangers:
+		g.strangers += by
+	case clients:
+		g.clients[c.listener] += by
+	}
 }
 
 // leave undoes enter.
 func (g *gate) leave(c *conn) {
-	key := slotKey{c.caller.UID, c.listener == policy.AdminListener}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c.over {
 		g.over--
 		return
 	}
-	c.slot.conns--
-	if !key.admin {
-		g.total--
-	}
-	if c.slot.conns == 0 {
-		delete(g.slots, key)
+	g.count(c, -1)
+	if c.slot.conns--; c.slot.conns == 0 {
+		delete(g.slots, slotKey{c.caller.UID, c.class})
 	}
 }
 

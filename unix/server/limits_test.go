@@ -35,6 +35,30 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
+// TestStrangersLeaveRoom: idle connections of callers without a rule do not keep
+// others out.
+func TestStrangersLeaveRoom(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{Limits: server.Limits{Connections: 512, ConnectionsPerUID: 32}})
+	s.SetPolicy(nobody(t))
+	health := func() answer {
+		conn := dial(t, s.Private)
+		_, _ = io.WriteString(conn, request("GET", "/v1/health", ""))
+		return read(t, bufio.NewReader(conn), "GET")
+	}
+	for i := range 16 {
+		if a := health(); a.status != 200 {
+			t.Fatalf("connection %d: got %d", i, a.status)
+		}
+	}
+	health().wantCode(t, api.RateLimited)
+	s.SetPolicy(s.Policy)
+	for i := range 32 {
+		if a := health(); a.status != 200 {
+			t.Fatalf("with a rule, connection %d: got %d", i, a.status)
+		}
+	}
+}
+
 // TestSlotsAreGivenBack: connections that end make room.
 func TestSlotsAreGivenBack(t *testing.T) {
 	s := clienttest.Start(t, clienttest.Config{Limits: server.Limits{ConnectionsPerUID: 2}})

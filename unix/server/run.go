@@ -16,6 +16,8 @@ import (
 const (
 	// idleTimeout is how long a connection may be kept without a request.
 	idleTimeout = 5 * time.Minute
+	// strangerIdle is the same for callers without a rule.
+	strangerIdle = 10 * time.Second
 	// grace is how long connections without a request are kept open once the
 	// server stops: a request may be on its way. 50 to 200 ms lost none in 20
 	// restarts under load.

@@ -44,8 +44,10 @@ type Listener struct {
 
 // Limits bound what a caller can make the daemon hold.
 type Limits struct {
-	Connections       int           // at once, over all client sockets; 0: 2048
-	ConnectionsPerUID int           // 0: 512
+	// Connections at once, over all client sockets; 0: 2048. A sixteenth is for
+	// callers without a rule, half of the rest is divided among the listeners.
+	Connections       int
+	ConnectionsPerUID int           // 0: 512; without a rule at most 16
 	InFlightPerUID    int           // requests; 0: 256
 	Body              int64         // bytes of a request's body; 0: 64 KiB
 	Header            int           // bytes of a request's head; 0: 16 KiB
@@ -126,7 +128,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.defaults()
 	s.policy.Store(c.Policy)
-	s.gate.limits = limits
+	s.gate.open(limits, c.Listeners)
 	s.states.changed = make(chan struct{}, 1)
 	s.refusals.wake = make(chan struct{}, 1)
 	s.cut, s.cutOff = context.WithCancel(context.Background())

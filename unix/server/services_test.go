@@ -1,10 +1,12 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -307,8 +309,11 @@ func TestFloodIsAggregated(t *testing.T) {
 		c.Policy = nobody(t)
 	})
 	b.open()
+	conn := dial(t, b.socket)
+	in := bufio.NewReader(conn)
 	for range 80 {
-		b.get(t, "/v1/users/h").wantCode(t, api.UnknownCaller)
+		_, _ = io.WriteString(conn, request("GET", "/v1/users/h", ""))
+		read(t, in, "GET").wantCode(t, api.UnknownCaller)
 	}
 	b.stop()
 	<-b.done
