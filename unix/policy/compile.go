@@ -78,7 +78,7 @@ func compile(r Rule, apps []App) (*rule, error) {
 	}
 	for _, pattern := range r.Paths {
 		if !canonical(pattern) {
-			return nil, fmt.Errorf("path %q: it must begin with / and have no empty, . or .. segment, and none of %% ? # and \\", pattern)
+			return nil, fmt.Errorf("path %q: it must begin with / and have no empty, . or .. segment, and none of %% ? # and \\, such as %q", pattern, "/v1/human/activities/*")
 		}
 		re, err := compilePath(pattern)
 		if err != nil {
@@ -111,7 +111,7 @@ func checkScope(r Rule, grants grantSet, apps []App) error {
 	case len(r.Apps) == 0 && grants&^adminGrants != 0:
 		return fmt.Errorf("it has no apps")
 	case grants.has(api.GrantProxy) && len(r.Paths) == 0:
-		return fmt.Errorf("the grant %s needs paths", api.GrantProxy)
+		return fmt.Errorf("the grant %s needs paths, such as %q, or %q for all", api.GrantProxy, "/v1/human/activities/*", "/v1/human/**")
 	case !grants.has(api.GrantProxy) && len(r.Paths) > 0:
 		return fmt.Errorf("paths mean nothing without the grant %s", api.GrantProxy)
 	}
@@ -141,7 +141,7 @@ func compileRate(perSecond float64, burst int) (float64, int, error) {
 	case burst < 0:
 		return 0, 0, fmt.Errorf("its burst is negative")
 	case perSecond == 0 && burst > 0:
-		return 0, 0, fmt.Errorf("a burst means nothing without a rate per second")
+		return 0, 0, fmt.Errorf("its rate is 0 per second, which would allow nothing after the burst: leave the rate out for no limit, or give a number above 0")
 	case perSecond > 0 && burst == 0:
 		burst = int(math.Ceil(perSecond))
 	}

@@ -40,7 +40,7 @@ type Rule struct {
 	Apps      []App       // required unless all grants are of the admin socket, where none means all apps
 	Grants    []api.Grant // required
 	Paths     []string    // required with the grant proxy, refused without: "*" within a segment, "**" across
-	PerSecond float64     // requests per second, rule and uid; 0: no limit
+	PerSecond float64     // requests per second, rule and uid; 0: no limit, and then Burst must be 0 too
 	Burst     int         // 0: PerSecond, rounded up
 }
 

@@ -38,7 +38,10 @@ func TestNewRefuses(t *testing.T) {
 		"printable":                func(r *policy.Rule) { r.Name = "a\nb" },
 		"choose another":           func(r *policy.Rule) { r.Name = policy.RootRule },
 		"another rule":             func(r *policy.Rule) { r.Name = "first" },
-		"rate":                     func(r *policy.Rule) { r.PerSecond = -1 },
+		"rate must be":             func(r *policy.Rule) { r.PerSecond = -1 },
+		"leave the rate out":       func(r *policy.Rule) { r.PerSecond, r.Burst = 0, 5 },
+		"/v1/human/**":             func(r *policy.Rule) { r.Grants = []api.Grant{api.GrantProxy} },
+		"such as":                  func(r *policy.Rule) { r.Grants, r.Paths = []api.Grant{api.GrantProxy}, []string{"v1/human"} },
 		"burst is negative":        func(r *policy.Rule) { r.PerSecond, r.Burst = 1, -1 },
 		"must begin with /": func(r *policy.Rule) {
 			r.Grants, r.Paths = []api.Grant{api.GrantProxy}, []string{"/v1/human/../x"}
