@@ -17,7 +17,10 @@ type SessionTokenObject struct {
 	ClientID     user.ClientID // may be "" where the caller has exactly one app
 	SessionToken secret.Text   // required
 	// Expected is the clientUserId of the user who is logged in, as the app's own
-	// server knows it; "" for none. Human API's answer must then agree.
+	// server knows it: Human API's answer must then agree. **"" EXPECTS NOTHING**:
+	// whoever the session belongs to is stored. A server whose login is empty by
+	// mistake must not call Exchange; the daemon refuses such a call only for apps
+	// with require_client_user_id.
 	Expected user.ClientUserID
 }
 
