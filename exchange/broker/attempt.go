@@ -13,11 +13,9 @@ import (
 // attempt sends the exchange once, with the client secret that Human API takes.
 // It is the one place where tokens are asked for, by whoever has the turn.
 func (b *Broker) attempt(r *run) verdict {
-	if r.resumed {
-		if !b.takeSlot(r) {
-			return verdict{next: retry}
-		}
-		defer func() { <-b.slots }()
+	defer b.freeSlot(r)
+	if r.resumed && r.attempts == 0 && !b.spread() {
+		return verdict{next: retry}
 	}
 	r.attempts++
 	var reply exchange.Reply
@@ -40,20 +38,13 @@ func (b *Broker) attempt(r *run) verdict {
 	return verdict{next: accept, reply: reply}
 }
 
-// takeSlot spreads what a start resumes, with the turn held: a new exchange of
-// the user stays behind. It returns false when the broker stops.
-func (b *Broker) takeSlot(r *run) bool {
-	if r.attempts == 0 {
-		spread := time.NewTimer(rand.N(b.cfg.Backoff.First))
-		defer spread.Stop()
-		select {
-		case <-spread.C:
-		case <-b.stopping:
-			return false
-		}
-	}
+// spread lets what a start resumes not begin in one moment. It returns false when
+// the broker stops.
+func (b *Broker) spread() bool {
+	t := time.NewTimer(rand.N(b.cfg.Backoff.First))
+	defer t.Stop()
 	select {
-	case b.slots <- struct{}{}:
+	case <-t.C:
 		return true
 	case <-b.stopping:
 		return false

@@ -128,8 +128,13 @@ type Config struct {
 	// when this process took it up. Default 1 h.
 	GiveUp  time.Duration
 	Backoff Backoff
-	Now     func() time.Time // default time.Now; stamps only, timers are real
-	Logger  *slog.Logger     // default: discards
+	// MaxInFlight bounds the exchanges that are begun and not ended; one rule may
+	// have half of them. They outlive callers that hang up, by up to GiveUp, and
+	// each is an intent and a goroutine. What is resumed counts, and is let in.
+	// Repeats of what is in flight or finished are not bounded by it. Default 4096.
+	MaxInFlight int
+	Now         func() time.Time // default time.Now; stamps only, timers are real
+	Logger      *slog.Logger     // default: discards
 	// Step is called at each named step of an exchange, for tests that stop the
 	// process there: intent-written, sending, answered, checked, committed,
 	// answering.
@@ -149,7 +154,7 @@ type Broker struct {
 	stopping chan struct{}
 	// resumed is closed when every intent found at start stands in its line.
 	resumed chan struct{}
-	slots   chan struct{} // attempts of resumed exchanges at one time
+	slots   chan struct{} // one taken by each resumed exchange that has or awaits the turn next
 	repairs chan struct{} // publicTokens fetched after an indeterminate outcome
 
 	fetches singleflight.Group
@@ -160,6 +165,8 @@ type Broker struct {
 	stopped  bool
 	running  map[sessionName]*run
 	lines    map[userName]*line
+	inLines  int            // runs in all lines
+	byRule   map[string]int // the same by rule
 	outcomes map[user.Outcome]uint64
 }
 
@@ -182,7 +189,7 @@ func New(c Config) (*Broker, error) {
 		cfg: c, log: c.Logger, salt: newSalt(),
 		stopping: make(chan struct{}), resumed: make(chan struct{}),
 		slots: make(chan struct{}, resumeSlots), repairs: make(chan struct{}, repairSlots),
-		running: map[sessionName]*run{}, lines: map[userName]*line{},
+		running: map[sessionName]*run{}, lines: map[userName]*line{}, byRule: map[string]int{},
 		outcomes: map[user.Outcome]uint64{},
 	}
 	b.life, b.endLife = context.WithCancel(context.Background())
@@ -201,6 +208,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Backoff.Max <= 0 {
 		c.Backoff.Max = 30 * time.Second
+	}
+	if c.MaxInFlight <= 0 {
+		c.MaxInFlight = 4096
 	}
 	if c.Now == nil {
 		c.Now = time.Now

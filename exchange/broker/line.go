@@ -15,7 +15,7 @@ const (
 	waitPerRule = 2
 )
 
-// tooManyRetry is the advice to who finds a user's line full.
+// tooManyRetry is the advice to who finds the user's line full, or all of them.
 const tooManyRetry = time.Second
 
 // line is the exchanges of one user, of whom one at a time may be on the wire.
@@ -25,11 +25,12 @@ type line struct {
 	committed uint64 // the highest arrival of this user committed while the line stood
 }
 
-// room says whether one more may wait that came by that rule.
+// room says whether one more may wait that came by that rule. Who waits for a
+// slot takes nobody's place: that line is the daemon's, not the user's.
 func (l *line) room(rule string) bool {
 	all, same := 0, 0
 	for _, r := range l.runs {
-		if r.phase.waits() {
+		if r.phase.waits() && (r.slotted || !r.resumed) {
 			all++
 			if r.intent.Rule == rule {
 				same++
@@ -39,9 +40,9 @@ func (l *line) room(rule string) bool {
 	return all < waitPerUser && same < waitPerRule
 }
 
-// next is who may send now: the lowest arrival of those that want to, when
-// nobody is on the wire and nobody is just being given a number, which could
-// be a lower one.
+// next is who may send now: the lowest arrival of those that want to and need no
+// slot or have one, when nobody is on the wire and nobody is just being given a
+// number, which could be a lower one.
 func (l *line) next() *run {
 	var first *run
 	for _, r := range l.runs {
@@ -49,13 +50,31 @@ func (l *line) next() *run {
 		case beginning, sending:
 			return nil
 		case waiting:
-			if first == nil || r.intent.Arrival < first.intent.Arrival {
+			if (r.slotted || !r.resumed) && r.before(first) {
 				first = r
 			}
 		}
 	}
 	return first
 }
+
+// wantsSlot is the resumed run that may take a slot now, so as not to hold it in
+// vain: the first of those that want to send, when nobody is on the wire and none
+// has a slot already.
+func (l *line) wantsSlot() *run {
+	var first *run
+	for _, r := range l.runs {
+		switch {
+		case r.phase == sending, r.slotted:
+			return nil
+		case r.resumed && (r.phase == beginning || r.phase == waiting) && r.before(first):
+			first = r
+		}
+	}
+	return first
+}
+
+func (r *run) before(o *run) bool { return o == nil || r.intent.Arrival < o.intent.Arrival }
 
 // wake lets everyone in the line look again whether it may go on.
 func (l *line) wake() {
@@ -67,20 +86,27 @@ func (l *line) wake() {
 	}
 }
 
+// room says whether one more may begin that came by that rule. b.mu is held.
+func (b *Broker) room(rule string) bool {
+	return b.inLines < b.cfg.MaxInFlight && b.byRule[rule] < max(1, b.cfg.MaxInFlight/2)
+}
+
 // joinLine puts r into its user's line. The bounds are not for what is resumed:
 // that was let in before.
 func (b *Broker) joinLine(r *run) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	name := userName{r.intent.ClientID, r.intent.HumanID}
+	name, rule := userName{r.intent.ClientID, r.intent.HumanID}, r.intent.Rule
 	l := b.lines[name]
 	if l == nil {
 		l = &line{}
-		b.lines[name] = l
 	}
-	if !r.resumed && !l.room(r.intent.Rule) {
+	if !r.resumed && !(b.room(rule) && l.room(rule)) {
 		return &user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry}
 	}
+	b.lines[name] = l
+	b.inLines++
+	b.byRule[rule]++
 	r.line, r.phase = l, beginning
 	l.runs = append(l.runs, r)
 	return nil
@@ -95,6 +121,10 @@ func (b *Broker) leaveLine(r *run) {
 	l.runs = slices.DeleteFunc(l.runs, func(o *run) bool { return o == r })
 	if len(l.runs) == 0 {
 		delete(b.lines, userName{r.intent.ClientID, r.intent.HumanID})
+	}
+	b.inLines--
+	if b.byRule[r.intent.Rule]--; b.byRule[r.intent.Rule] == 0 {
+		delete(b.byRule, r.intent.Rule)
 	}
 	l.wake()
 	r.line = nil

@@ -22,12 +22,12 @@ func (b *Broker) PublicToken(ctx context.Context, app user.ClientID, human user.
 	if _, known := b.cfg.Apps[app]; !known {
 		return user.Public{}, fmt.Errorf("public token for request %s: the app is not configured", id)
 	}
-	p, err := b.cfg.Store.Public(ctx, app, human)
-	switch {
-	case err == nil && p.PublicToken != "" && p.State == user.Active:
-		return p, nil
-	case err != nil && user.KindOf(err) != user.UnknownUser:
+	p, found, err := b.kept(ctx, app, human)
+	if err != nil {
 		return user.Public{}, fmt.Errorf("public token for request %s: %w", id, err)
+	}
+	if found {
+		return p, nil
 	}
 	key := strconv.Quote(string(app)) + strconv.Quote(string(human))
 	fetched := b.fetches.DoChan(key, func() (any, error) { return b.sharedFetch(app, human) })
@@ -42,8 +42,18 @@ func (b *Broker) PublicToken(ctx context.Context, app user.ClientID, human user.
 	}
 }
 
+// kept is the user's public part when it has a publicToken to rely on.
+func (b *Broker) kept(ctx context.Context, app user.ClientID, human user.HumanID) (user.Public, bool, error) {
+	p, err := b.cfg.Store.Public(ctx, app, human)
+	if user.KindOf(err) == user.UnknownUser {
+		return user.Public{}, false, nil
+	}
+	return p, err == nil && p.PublicToken != "" && p.State == user.Active, err
+}
+
 // sharedFetch is a fetch that no single caller owns: it ends with the deadline
-// or with Drain.
+// or with Drain. It looks into the store again, where an earlier one may have
+// left its token since the caller looked.
 func (b *Broker) sharedFetch(app user.ClientID, human user.HumanID) (user.Public, error) {
 	b.mu.Lock()
 	if b.stopped {
@@ -55,6 +65,9 @@ func (b *Broker) sharedFetch(app user.ClientID, human user.HumanID) (user.Public
 	defer b.work.Done()
 	ctx, cancel := context.WithTimeout(b.life, b.cfg.Deadline)
 	defer cancel()
+	if p, found, err := b.kept(ctx, app, human); found || err != nil {
+		return p, err
+	}
 	return b.fetch(ctx, app, human)
 }
 

@@ -24,8 +24,9 @@ func (w *world) interrupted(x user.Exchange, took bool) {
 		f = humanapitest.Fault{Hold: hold, Kind: humanapitest.DropBefore}
 	}
 	w.sim.Misbehave(f)
+	before := w.asked()
 	out := w.begin(x)
-	w.awaitAsked(w.asked() + 1)
+	w.awaitAsked(before + 1)
 	if took {
 		w.until("the effect", func() bool { return w.sim.Uses(string(x.SessionToken.Reveal())) > 0 })
 	}
@@ -130,13 +131,7 @@ func TestResumeManyInOrder(t *testing.T) {
 		}
 		w.until("the intents", func() bool { return len(w.intents()) == 2*(i+1) })
 	}
-	w.until("every session at Human API", func() bool {
-		seen := map[string]bool{}
-		for _, r := range w.sim.Requests() {
-			seen[r.Fields["sessionToken"]] = true
-		}
-		return len(seen) == len(all)
-	})
+	w.awaitSessions(len(all))
 	w.crash()
 	for _, c := range all {
 		wantKind(t, (<-c).err, user.ExchangePending)
@@ -144,16 +139,25 @@ func TestResumeManyInOrder(t *testing.T) {
 	left := w.left()
 	w.sim.ClearFaults()
 	w.start()
-	w.until("all resumed", func() bool {
-		s := w.b.Status()
-		return s.Outcomes[user.Stored]+s.Outcomes[user.Superseded] == uint64(left)
-	})
+	w.awaitOutcome(user.Stored, uint64(left)) // none is superseded: each user's in their order
 	if left != len(all) {
 		t.Errorf("%d intents were there to resume", left)
 	}
 	for _, human := range humans {
 		w.wantCurrent(human)
 	}
+}
+
+// awaitSessions waits until Human API has seen that many session tokens.
+func (w *world) awaitSessions(n int) {
+	w.t.Helper()
+	w.until("every session at Human API", func() bool {
+		seen := map[string]bool{}
+		for _, r := range w.sim.Requests() {
+			seen[r.Fields["sessionToken"]] = true
+		}
+		return len(seen) == n
+	})
 }
 
 // left counts the intents in a store that is closed.

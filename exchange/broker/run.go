@@ -55,6 +55,7 @@ type run struct {
 	// Guarded by Broker.mu:
 	phase     phase
 	uncertain bool // an attempt may have taken effect at Human API
+	slotted   bool // has one of Broker.slots, which a resumed one needs to send
 	waiters   int  // callers that wait
 	line      *line
 

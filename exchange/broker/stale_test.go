@@ -128,7 +128,7 @@ func TestKeysWipedInBackoff(t *testing.T) {
 
 // Whose deadline comes first hears why.
 func TestKeysDoNotComeBack(t *testing.T) {
-	w := wipingAt(t, "answered", 1, impatient)
+	w := wipingAt(t, "answered", 1, func(w *world) { w.config.Deadline = 2 * time.Second })
 	w.sim.Misbehave(humanapitest.Fault{Status: 429})
 	_, err := w.exchange(w.finish("marker-human", "marker-user"))
 	wantKind(t, err, user.VaultStale)

@@ -22,6 +22,8 @@ func (b *Broker) awaitTurn(r *run, pause time.Duration) verdict {
 		select {
 		case <-timer.C:
 			b.enter(r, waiting)
+		case b.slotsFor(r) <- struct{}{}:
+			b.giveSlot(r)
 		case <-r.wake:
 		case <-r.limit().Done():
 		case <-b.stopping:
@@ -51,8 +53,42 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 	default:
 		return verdict{}, false
 	}
+	b.freeSlotLocked(r)
 	b.enterLocked(r, holding)
 	return v, true
+}
+
+// slotsFor is where r gets a slot, or nil when it must not take one now. A restart
+// must not fall upon Human API with all it has; and who waits for a slot does
+// not hold the turn, so that a user who comes back is not kept waiting with it.
+func (b *Broker) slotsFor(r *run) chan<- struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.phase == waiting && r.line.wantsSlot() == r {
+		return b.slots
+	}
+	return nil
+}
+
+// giveSlot notes that r has a slot.
+func (b *Broker) giveSlot(r *run) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r.slotted = true
+	r.line.wake()
+}
+
+func (b *Broker) freeSlot(r *run) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.freeSlotLocked(r)
+}
+
+func (b *Broker) freeSlotLocked(r *run) {
+	if r.slotted {
+		r.slotted = false
+		<-b.slots
+	}
 }
 
 // freeTurn gives the user's turn to whoever is next, unless r still needs it: a
@@ -74,6 +110,13 @@ func (b *Broker) enter(r *run, p phase) {
 
 func (b *Broker) enterLocked(r *run, p phase) {
 	r.phase = p
+	if p == waiting && r.line.wantsSlot() == r {
+		select { // in the same moment, or a later arrival would slip through
+		case b.slots <- struct{}{}:
+			r.slotted = true
+		default:
+		}
+	}
 	r.line.wake()
 }
 
