@@ -40,6 +40,21 @@ func (c *Client) Exchange(ctx context.Context, o SessionTokenObject) (api.Tokens
 	return do[api.Tokens](ctx, c, call{method: http.MethodPost, path: "/v1/connect/tokens", body: body, header: clientUser(o.Expected)})
 }
 
+// Forward hands over the browser's request body as it came, with its
+// Content-Type ("" is JSON; a form will do): the daemon reads it strictly, and
+// refuses one that holds a secret. expected is as in SessionTokenObject, and
+// "" EXPECTS NOTHING there too.
+func (c *Client) Forward(ctx context.Context, body []byte, contentType string, expected user.ClientUserID) (api.Tokens, error) {
+	header := clientUser(expected)
+	if contentType != "" {
+		if header == nil {
+			header = http.Header{}
+		}
+		header.Set("Content-Type", contentType)
+	}
+	return do[api.Tokens](ctx, c, call{method: http.MethodPost, path: "/v1/connect/tokens", raw: body, header: header})
+}
+
 // PublicToken returns a user's publicToken, which is fetched from Human API
 // when the store has none. clientID may be "" where the caller has exactly one
 // app; so it may in every method that takes one.

@@ -122,8 +122,9 @@ type call struct {
 	path   string     // escaped
 	query  url.Values // sent unless empty
 	header http.Header
-	body   any // marshalled as JSON unless nil
-	accept int // a status beside 200 whose body is the answer; 0: none
+	body   any    // marshalled as JSON unless nil
+	raw    []byte // sent as it is, unless nil
+	accept int    // a status beside 200 whose body is the answer; 0: none
 }
 
 // do performs one call and decodes its answer.
@@ -159,6 +160,9 @@ func do[T any](ctx context.Context, c *Client, in call) (T, error) {
 
 func (in call) request(ctx context.Context) (*http.Request, error) {
 	var body io.Reader
+	if in.raw != nil {
+		body = bytes.NewReader(in.raw)
+	}
 	if in.body != nil {
 		b, err := json.Marshal(in.body)
 		if err != nil {
@@ -177,7 +181,7 @@ func (in call) request(ctx context.Context) (*http.Request, error) {
 	for k, v := range in.header {
 		req.Header[k] = v
 	}
-	if body != nil {
+	if body != nil && req.Header.Get("Content-Type") == "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	return req, nil

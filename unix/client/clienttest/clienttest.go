@@ -29,8 +29,7 @@ import (
 // Config of a Server; the zero Config is a good one.
 type Config struct {
 	Apps []policy.App // nil: DefaultApp
-	// Rules: nil lets the test's own user do everything on the client sockets.
-	// uid 0 has all of the admin socket without a rule.
+	// Rules: nil lets the test's own user do everything on every socket.
 	Rules               []policy.Rule
 	RequireClientUserID map[user.ClientID]bool
 	Limits              server.Limits
@@ -82,6 +81,8 @@ func Start(t testing.TB, c Config) *Server {
 		c.Rules = []policy.Rule{{
 			Name: "everything", Users: []uint32{uint32(os.Getuid())}, Contained: true, Apps: c.Apps,
 			Grants: []api.Grant{api.GrantExchange, api.GrantPublicToken, api.GrantLookup, api.GrantAccessToken},
+		}, {
+			Name: "administration", Users: []uint32{uint32(os.Getuid())}, Grants: Ceilings()[policy.AdminListener],
 		}}
 	}
 	s := &Server{Dir: shortDir(t), apps: c.Apps}

@@ -1,8 +1,10 @@
 package clienttest_test
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/url"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -58,6 +60,31 @@ func TestLifeOfAUser(t *testing.T) {
 	r, err := audit.Verify(t.Context(), audit.VerifyConfig{Path: s.AuditPath})
 	if err != nil || !r.Consistent {
 		t.Fatalf("the audit log does not verify: %v %s", err, r.Problem)
+	}
+}
+
+// What the browser sent is handed over as it came.
+func TestForward(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	c := s.Client(t, s.Public)
+	o := s.NewSession("user@example.com")
+	form := url.Values{"humanId": {string(o.HumanID)}, "clientId": {string(o.ClientID)}, "sessionToken": {string(o.SessionToken.Reveal())}}.Encode()
+	got, err := c.Forward(t.Context(), []byte(form), "application/x-www-form-urlencoded", "user@example.com")
+	if err != nil || got.HumanID != string(o.HumanID) || got.PublicToken == "" {
+		t.Fatalf("a form: %v", err)
+	}
+	body, err := json.Marshal(map[string]string{"humanId": string(o.HumanID), "clientId": string(o.ClientID), "sessionToken": string(o.SessionToken.Reveal()), "userId": "7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.Forward(t.Context(), body, "", ""); err != nil || again != got {
+		t.Fatalf("JSON: %v", err)
+	}
+	if _, err := c.Forward(t.Context(), body, "", "somebody-else"); client.CodeOf(err) != api.UserMismatch {
+		t.Fatalf("expecting somebody else: %v", err)
+	}
+	if _, err := c.Forward(t.Context(), []byte(`{"clientSecret":"x"}`), "", ""); client.CodeOf(err) != api.SecretNotAccepted {
+		t.Fatalf("a secret: %v", err)
 	}
 }
 
