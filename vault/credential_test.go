@@ -26,7 +26,7 @@ func local(t *testing.T, err error) {
 			t.Fatalf("a local failure counts as %q: %v", sentinel, err)
 		}
 	}
-	if err == nil || !strings.Contains(err.Error(), "secret file") {
+	if !errors.Is(err, ErrSecretFile) || !strings.Contains(err.Error(), "secret file") {
 		t.Fatalf("got %v", err)
 	}
 }

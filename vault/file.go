@@ -14,6 +14,18 @@ import (
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
 
+// ErrSecretFile is matched by every error of [ReadSecretFile], whose text it does
+// not change: the reason is on this machine, and no word of Vault's. One that
+// also matches fs.ErrNotExist or fs.ErrPermission is about opening it.
+var ErrSecretFile = errors.New("a secret file cannot be read")
+
+// fileError is an error of ReadSecretFile.
+type fileError struct{ error }
+
+func (e fileError) Is(target error) bool { return target == ErrSecretFile }
+
+func (e fileError) Unwrap() error { return e.error }
+
 // maxSecretFile is the size limit of a secret file, in bytes.
 const maxSecretFile = 64 << 10
 
@@ -21,7 +33,7 @@ const maxSecretFile = 64 << 10
 // newline. The file must be regular (a link to one is followed), at most 64
 // KiB, not empty, owned by root or by this process's user, not readable or
 // writable for everybody, and open to its group only when that is this process's
-// own group.
+// own group. Errors match [ErrSecretFile].
 //
 // A file below $CREDENTIALS_DIRECTORY is systemd's: its group bits are the mask
 // of an ACL that systemd set for the service's user, and are not judged.
@@ -29,6 +41,14 @@ const maxSecretFile = 64 << 10
 // BUG: elsewhere a POSIX ACL that lets further users read is seen only through
 // the group bits of the mode.
 func ReadSecretFile(path string) (secret.Text, error) {
+	text, err := readSecretFile(path)
+	if err != nil {
+		return text, fileError{err}
+	}
+	return text, nil
+}
+
+func readSecretFile(path string) (secret.Text, error) {
 	// O_NONBLOCK: opening a FIFO must not hang.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

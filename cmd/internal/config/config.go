@@ -18,6 +18,8 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+
+	"github.com/tokenvault/tokenvault/vault"
 )
 
 // LoadOptions says where to read.
@@ -52,7 +54,13 @@ func (p Problem) String() string {
 
 // Error is what Load returns for a file that can be read and is wrong. It has at
 // least one problem.
-type Error struct{ Problems []Problem }
+type Error struct {
+	Problems    []Problem
+	secretFiles bool // they are about files that are named, not about the configuration
+}
+
+// Is makes what [Config.CheckSecretFiles] returns match [vault.ErrSecretFile].
+func (e *Error) Is(target error) bool { return e.secretFiles && target == vault.ErrSecretFile }
 
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Problems))
@@ -145,7 +153,11 @@ func (c *Config) finish(o LoadOptions) {
 		}
 	}
 	for _, f := range c.secretFiles() {
-		*f.path = expandCredentials(*f.path, o.Env)
+		expanded := expandCredentials(*f.path, o.Env)
+		if expanded != *f.path {
+			c.where.fromSystemd = append(c.where.fromSystemd, expanded)
+		}
+		*f.path = expanded
 	}
 }
 

@@ -250,6 +250,26 @@ func TestCredentialsDirectory(t *testing.T) {
 	}
 }
 
+func TestFromSystemd(t *testing.T) {
+	text := minimal + "[vault.auth]\nrole_id_file = '/srv/creds/role-id'\nsecret_id_file = '$CREDENTIALS_DIRECTORY/vault-secret-id'\n"
+	cfg := defaults()
+	cfg.where = places{file: "/etc/x/tokenvault.toml", at: map[string]place{}}
+	if err := decode(cfg, cfg.where.file, []byte(text), false); err != nil {
+		t.Fatal(err)
+	}
+	cfg.finish(LoadOptions{Env: func(string) string { return "/srv/creds" }})
+	for file, want := range map[string]bool{
+		cfg.Vault.Auth.RoleIDFile: false, cfg.Vault.Auth.SecretIDFile: true, "/run/credentials/x.service/a": true, "/run/credentialsx/a": false,
+	} {
+		if got := cfg.FromSystemd(file); got != want {
+			t.Errorf("%s: %v", file, got)
+		}
+	}
+	if cfg.Dir() != "/etc/x" {
+		t.Errorf("the directory is %s", cfg.Dir())
+	}
+}
+
 // A rate that limits nothing is a mistake; a burst is documented to be a second's
 // worth, rounded up.
 func TestRate(t *testing.T) {

@@ -23,6 +23,9 @@ type place struct {
 type places struct {
 	file string // the main file
 	at   map[string]place
+	// fromSystemd are the secret files that stand there below
+	// $CREDENTIALS_DIRECTORY, expanded.
+	fromSystemd []string
 }
 
 // readInto decodes one file into cfg. A drop-in may only add apps and rules.

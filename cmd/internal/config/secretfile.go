@@ -3,6 +3,9 @@ package config
 import (
 	"errors"
 	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/tokenvault/tokenvault/vault"
 )
@@ -19,13 +22,38 @@ func (c *Config) CheckSecretFiles() error {
 		text, err := vault.ReadSecretFile(*f.path)
 		text.Wipe()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			problems = append(problems, c.problem(f.key, "%v", err))
+			problems = append(problems, c.problem(f.key, "%v%s", err, remedy(err)))
 		}
 	}
 	if len(problems) > 0 {
-		return &Error{Problems: problems}
+		return &Error{Problems: problems, secretFiles: true}
 	}
 	return nil
+}
+
+// remedy says what helps against a file that may not be opened.
+func remedy(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return ": chown it to the user that reads it, or leave it root's and have systemd hand it over (LoadCredential=)"
+	}
+	return ""
+}
+
+// Dir is the absolute path of the directory that the configuration file is in;
+// of drop-ins, the main file's.
+func (c *Config) Dir() string {
+	path, err := filepath.Abs(c.where.file)
+	if err != nil { // the working directory is gone
+		path = c.where.file
+	}
+	return filepath.Dir(path)
+}
+
+// FromSystemd reports whether systemd puts the file there when it starts the
+// service: the path stands below $CREDENTIALS_DIRECTORY in the configuration, or
+// where systemd makes such directories. Nobody else can put a file there.
+func (c *Config) FromSystemd(path string) bool {
+	return slices.Contains(c.where.fromSystemd, path) || strings.HasPrefix(filepath.Clean(path), "/run/credentials/")
 }
 
 func (c *Config) loginReads(key string) bool {

@@ -1,11 +1,16 @@
 package config
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tokenvault/tokenvault/vault"
 )
 
 func TestNotations(t *testing.T) {
@@ -60,9 +65,23 @@ func TestCheckSecretFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := cfg.CheckSecretFiles()
+		if err != nil && !errors.Is(err, vault.ErrSecretFile) {
+			t.Errorf("%04o: it is not about a secret file: %v", mode, err)
+		}
 		if (err == nil) != (want == "") || (err != nil && !strings.Contains(err.Error(), want)) {
 			t.Errorf("%04o: %v", mode, err)
 		}
+	}
+}
+
+// What cannot be opened is no mistake of the configuration's: the error says what
+// to do about the file. (Root may open every file.)
+func TestRemedy(t *testing.T) {
+	if got := remedy(&fs.PathError{Op: "open", Path: "role-id", Err: syscall.EACCES}); !strings.Contains(got, "chown") || !strings.Contains(got, "LoadCredential=") {
+		t.Errorf("%q", got)
+	}
+	if got := remedy(errors.New("is empty")); got != "" {
+		t.Errorf("%q", got)
 	}
 }
 

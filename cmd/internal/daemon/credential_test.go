@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,16 @@ func TestMissingCredential(t *testing.T) {
 			status, err := w.client("admin").AdminStatus(t.Context())
 			if err != nil || !strings.Contains(strings.Join(status.Health.Reasons, " "), path) {
 				t.Errorf("status: %+v, %v", status.Health, err)
+			}
+			for why, content := range map[string]struct {
+				text string
+				mode os.FileMode
+			}{"is empty": {"", 0o600}, "is open to every user": {string(text), 0o644}} {
+				w.write(name+".new", content.text)
+				if err := errors.Join(os.Chmod(path+".new", content.mode), os.Rename(path+".new", path)); err != nil {
+					t.Fatal(err)
+				}
+				r.await("STATUS=Not ready: log in at Vault: the daemon's credential cannot be used: log in to vault: read secret file " + path + ": " + why)
 			}
 			w.write(name+".new", string(text))
 			if err := os.Rename(path+".new", path); err != nil {

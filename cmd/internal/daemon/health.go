@@ -81,13 +81,14 @@ func (s *state) staleness() error { return s.read().stale }
 // Reasons that everybody may read: they name no address, app or path. An
 // administrator reads the details in the status.
 const (
-	briefUnreachable = "Vault cannot be reached"
-	briefDenied      = "Vault denies the daemon something that it needs"
-	briefLacking     = "Vault lacks something that the daemon needs"
-	briefSecrets     = "the clientSecret of an app is not available or not fresh"
-	briefPrivateKeys = "private keys are not in memory"
-	briefCredential  = "a credential of the daemon is not there yet"
-	briefRules       = "the rules on disk were not loaded: see tokenvault status"
+	briefUnreachable   = "Vault cannot be reached"
+	briefDenied        = "Vault denies the daemon something that it needs"
+	briefLacking       = "Vault lacks something that the daemon needs"
+	briefSecrets       = "the clientSecret of an app is not available or not fresh"
+	briefPrivateKeys   = "private keys are not in memory"
+	briefCredential    = "a credential of the daemon is not there yet"
+	briefBadCredential = "a credential of the daemon cannot be used"
+	briefRules         = "the rules on disk were not loaded: see tokenvault status"
 )
 
 func brief(err error) string {
@@ -98,6 +99,8 @@ func brief(err error) string {
 		return briefDenied
 	case errors.Is(err, errNoCredential):
 		return briefCredential
+	case errors.Is(err, errBadCredential):
+		return briefBadCredential
 	}
 	return briefLacking
 }

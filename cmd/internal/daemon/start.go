@@ -28,8 +28,13 @@ const (
 	relogin = 6
 )
 
-// errNoCredential is returned when a file that the login reads is not there.
-var errNoCredential = errors.New("the daemon's credential is not there yet")
+var (
+	// errNoCredential is returned when a file that the login reads is not there.
+	errNoCredential = errors.New("the daemon's credential is not there yet")
+	// errBadCredential is returned when it is there and cannot be used: at start it
+	// was missing or in order, and somebody is at work on it.
+	errBadCredential = errors.New("the daemon's credential cannot be used")
+)
 
 // bringUp makes the daemon ready, however long Vault takes, unless serving ends
 // before. What works from then on does so until background ends.
@@ -76,8 +81,11 @@ func (d *daemon) login(ctx context.Context) error {
 	}
 	return d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
 		err := d.source.Session.Login(ctx)
-		if errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("%w: %w", errNoCredential, err)
+		case errors.Is(err, vault.ErrSecretFile):
+			return fmt.Errorf("%w: %w", errBadCredential, err)
 		}
 		return err
 	})
@@ -158,7 +166,7 @@ func wrapIf(err error, what string) error {
 
 // isVaults reports whether waiting for Vault, or for its operator, can help.
 func isVaults(err error) bool {
-	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld, errNoCredential} {
+	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld, errNoCredential, errBadCredential} {
 		if errors.Is(err, v) {
 			return true
 		}
