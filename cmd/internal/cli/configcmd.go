@@ -60,7 +60,7 @@ func (p *program) configCheck() *cli.Command {
 			}
 			answer := checked{OK: true, Apps: len(cfg.Apps), Rules: len(cfg.Rules), Problems: []problemAnswer{}}
 			return p.answer(c, answer, func(w io.Writer) {
-				fmt.Fprintf(w, "ok: %d apps, %d listeners, %d rules\n", len(cfg.Apps), len(cfg.Listeners), len(cfg.Rules))
+				fmt.Fprintf(w, "ok: %s, %s, %s\n", count(len(cfg.Apps), "app"), count(len(cfg.Listeners), "listener"), count(len(cfg.Rules), "rule"))
 			})
 		},
 	})

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/tokenvault/tokenvault/cmd/internal/dev"
 	"github.com/urfave/cli/v2"
 )
@@ -17,7 +19,26 @@ func (p *program) dev() *cli.Command {
 			if flag(c, "config") != "" {
 				return usagef("dev takes no configuration")
 			}
-			return dev.Run(c.Context, dev.Config{Once: c.Bool("once"), Out: p.Stdout, Log: p.Stderr, Version: buildInfo().Version})
+			ctx, end := p.untilHangup(c.Context)
+			defer end()
+			return dev.Run(ctx, dev.Config{Once: c.Bool("once"), Out: p.Stdout, Log: p.Stderr, Version: buildInfo().Version})
 		},
 	})
+}
+
+// untilHangup is ctx until the terminal is closed, too: SIGHUP would kill the
+// process and leave behind what it made. Until end is called, further ones do
+// nothing.
+func (p *program) untilHangup(ctx context.Context) (stopped context.Context, end func()) {
+	stopped, stop := context.WithCancel(ctx)
+	running, end := context.WithCancel(context.WithoutCancel(ctx))
+	hangups := p.hangups(running)
+	go func() {
+		defer stop()
+		select {
+		case <-hangups: // nil: never
+		case <-running.Done():
+		}
+	}()
+	return stopped, end
 }

@@ -76,6 +76,14 @@ func moment(t *time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
+// count is a number of things, such as "1 app" or "2 apps".
+func count[N int | int64 | uint64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 func yes(b bool) string {
 	if b {
 		return "yes"

@@ -84,7 +84,7 @@ func TestProcess(t *testing.T) {
 		{args: "help", stdout: `(?s)Exit status: 0 ok.*serve`},
 		{args: "config check --help", stdout: `validate the configuration`},
 		{args: "help nonsense", status: 2, stderr: `is not a command\nhint: `},
-		{args: "config check --config good.toml", stdout: `^ok: 1 apps, 1 listeners, 1 rules\n$`},
+		{args: "config check --config good.toml", stdout: `^ok: 1 app, 1 listener, 1 rule\n$`},
 		{args: "config check --config idle.toml", stdout: `^ok`, stderr: `^note: rule web: grant proxy does nothing in this version\n$`},
 		{args: "serve --config idle.toml", status: 1, stderr: `level=WARN.*grant proxy does nothing in this version|"WARN".*grant proxy does nothing in this version`},
 		{args: "--config good.toml config check --json", stdout: `"ok": true`},

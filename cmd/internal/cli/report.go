@@ -29,13 +29,16 @@ func hints(err error) []string {
 		}
 		return []string{"tokenvault help [COMMAND] shows the options"}
 	}
+	if a, ok := errors.AsType[*advised](err); ok {
+		return a.hints
+	}
 	if refused, ok := errors.AsType[*adminError](err); ok && denied(refused.err) {
 		return []string{"be root, or ask for a [[rule]] with the grant admin-read (for the checks: admin) and for the admin socket's group"}
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return codeHints[e.Code]
 	}
-	if _, ok := errors.AsType[*config.Error](err); ok {
+	if _, ok := errors.AsType[*config.Error](err); ok && !errors.Is(err, vault.ErrSecretFile) {
 		return []string{"tokenvault config describe prints every key with its default"}
 	}
 	switch {
@@ -52,6 +55,16 @@ func hints(err error) []string {
 	}
 	return nil
 }
+
+// advised is an error with what to do about it.
+type advised struct {
+	error
+	hints []string
+}
+
+func (a *advised) Unwrap() error { return a.error }
+
+func advise(err error, hints ...string) error { return &advised{err, hints} }
 
 // adminError is an error from the admin socket.
 type adminError struct{ err error }

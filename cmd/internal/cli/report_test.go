@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/unix/client"
+	"github.com/urfave/cli/v2"
 )
 
 // Who may not ask the admin socket hears what to ask for.
@@ -43,5 +46,47 @@ func TestHintForNoAdministrator(t *testing.T) {
 	err = &adminError{fmt.Errorf("%w: %w", client.ErrUnavailable, fs.ErrPermission)}
 	if got := strings.Join(hints(err), ""); !strings.Contains(got, "admin-read") || status(err) != exitDenied {
 		t.Errorf("a socket that may not be opened: exit %d, %q", status(err), got)
+	}
+}
+
+// A mistake in the file on disk does not keep anybody from asking a daemon that
+// runs on what was there before.
+func TestSocketWithBadConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "bad.toml")
+	if err := os.WriteFile(path, []byte("[vault]\ntimeout = 5\ncolour = 'red'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ flag, socket, warning string }{
+		{"", "/run/tokenvault/admin/api.sock", "warning: the configuration cannot be read: " + path + ":2: vault.timeout: "},
+		{"/elsewhere", "/elsewhere", ""},
+	} {
+		var stderr bytes.Buffer
+		p := &program{IO: IO{Stdout: io.Discard, Stderr: &stderr, Env: func(string) string { return "" }}}
+		var got string
+		app := &cli.App{Flags: []cli.Flag{configFlag(), socketFlag()}, Action: func(c *cli.Context) (err error) {
+			got, err = p.adminSocket(c)
+			return err
+		}}
+		args := []string{"tokenvault", "--config", path}
+		if c.flag != "" {
+			args = append(args, "--socket", c.flag)
+		}
+		if err := app.RunContext(t.Context(), args); err != nil || got != c.socket {
+			t.Errorf("%q: asks %q, %v", args, got, err)
+		}
+		if text := stderr.String(); !strings.HasPrefix(text, c.warning) || (c.warning == "") != (text == "") ||
+			c.warning != "" && !strings.HasSuffix(text, " (and 1 more problem); asking "+c.socket+"\n") {
+			t.Errorf("%q: %q", args, text)
+		}
+	}
+}
+
+func TestGroupList(t *testing.T) {
+	if got := groupList(api.WhoAmI{GID: 4294960000, Groups: []uint32{4294960000, 0, 4294960000}}); got != "4294960000, 0 root" {
+		t.Errorf("%q", got)
 	}
 }

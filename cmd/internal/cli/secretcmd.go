@@ -38,9 +38,11 @@ func (p *program) secretPut() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return p.answer(c, answer, func(w io.Writer) {
+			err = p.answer(c, answer, func(w io.Writer) {
 				fmt.Fprintf(w, "version %d of the clientSecret of %s is in Vault\n", answer.Version, answer.App)
 			})
+			fmt.Fprintln(p.Stderr, "hint: the daemon reads it within a minute; tokenvault secret check makes it look now")
+			return err
 		},
 	})
 }
@@ -69,7 +71,9 @@ func (p *program) put(c *cli.Context) (putAnswer, error) {
 	}
 	defer text.Wipe()
 	if a.Version, err = operator.PutSecret(c.Context, user.ClientID(a.ClientID), text); err != nil {
-		return a, fmt.Errorf("put the clientSecret of %s: %w", a.App, err)
+		v := cfg.Vault
+		return a, ofOperator(fmt.Errorf("put the clientSecret of %s: %w", a.App, err),
+			fmt.Sprintf("it needs create, update and read on %s/data/%s/%s", v.KVMount, v.AppsPath, a.ClientID))
 	}
 	return a, nil
 }

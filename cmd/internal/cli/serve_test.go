@@ -39,7 +39,7 @@ name = "web"
 users = [@UID@]
 apps = ["shop"]
 grants = ["exchange", "lookup"]
-[humanapi]
+@ADMIN@[humanapi]
 user_url = "@SIM@"
 unsafe_plain_http = true
 [store]
@@ -60,6 +60,9 @@ type site struct {
 	dir   string
 	vault *vaulttest.Server
 	sim   *humanapitest.Server
+
+	env    []string // of every command, further
+	stderr string   // of the last run
 }
 
 func newSite(t *testing.T) *site {
@@ -71,7 +74,7 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &site{t: t, dir: dir, vault: vaulttest.Start(t)}
 	s.sim = humanapitest.Start(t, humanapitest.Config{Apps: map[string]string{"marker-client-id": "marker-client-secret"}})
-	text := strings.NewReplacer("@DIR@", dir, "@UID@", fmt.Sprint(os.Geteuid()), "@SIM@", s.sim.URL, "@VAULT@", s.vault.Addr).Replace(serveConfig)
+	text := strings.NewReplacer("@DIR@", dir, "@UID@", fmt.Sprint(os.Geteuid()), "@SIM@", s.sim.URL, "@VAULT@", s.vault.Addr, "@ADMIN@", adminRule()).Replace(serveConfig)
 	for name, content := range map[string]string{"tokenvault.toml": text, ".vault-token": s.vault.RootToken} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -80,8 +83,16 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
+// adminRule gives the tests' user what root has without a rule.
+func adminRule() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("[[rule]]\nname = \"tester\"\nusers = [%d]\ngrants = [\"admin-read\", \"admin\"]\n", os.Geteuid())
+}
+
 func (s *site) command(args ...string) *exec.Cmd {
-	return program(s.t, s.dir, []string{"TOKENVAULT_CONFIG=" + s.dir + "/tokenvault.toml"}, args...)
+	return program(s.t, s.dir, append([]string{"TOKENVAULT_CONFIG=" + s.dir + "/tokenvault.toml"}, s.env...), args...)
 }
 
 // run runs a command line, checks its exit status and returns its stdout.
@@ -94,6 +105,7 @@ func (s *site) run(status int, stdin string, args ...string) string {
 	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != status {
 		s.t.Errorf("%q: %v, want exit %d; stderr %s", args, err, status, &stderr)
 	}
+	s.stderr = stderr.String()
 	if strings.Contains(stdout.String()+stderr.String(), "marker-client-secret") {
 		s.t.Errorf("%q shows the clientSecret", args)
 	}

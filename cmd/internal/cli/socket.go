@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -41,6 +42,10 @@ func (p *program) socket(c *cli.Context, fallback string, pick func(config.Liste
 		return path, nil
 	}
 	cfg, err := p.load(c)
+	if wrong, ok := errors.AsType[*config.Error](err); ok {
+		p.warnAbout(wrong, fallback)
+		return fallback, nil
+	}
 	named := flag(c, "config") != "" || p.Env("TOKENVAULT_CONFIG") != ""
 	switch {
 	case err != nil && !named && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)):
@@ -54,6 +59,16 @@ func (p *program) socket(c *cli.Context, fallback string, pick func(config.Liste
 		}
 	}
 	return "", errors.New("the configuration has no listener named admin: give --socket PATH")
+}
+
+// warnAbout says that a socket is asked which the configuration may not have
+// meant: the daemon may well run on what was in the file before.
+func (p *program) warnAbout(wrong *config.Error, socket string) {
+	more := ""
+	if n := len(wrong.Problems) - 1; n > 0 {
+		more = " (and " + count(n, "more problem") + ")"
+	}
+	fmt.Fprintf(p.Stderr, "warning: the configuration cannot be read: %s%s; asking %s\n", wrong.Problems[0], more, socket)
 }
 
 // asClient calls f with a client for the app's socket.

@@ -76,7 +76,7 @@ func printStatus(w io.Writer, s api.Status) {
 		[]string{"audit", fmt.Sprintf("%s, line %d", s.Audit.Path, s.Audit.Sequence)},
 		[]string{"  public key", s.Audit.PublicKey},
 		[]string{"exchanges", fmt.Sprintf("%d in flight%s", s.Exchanges.InFlight, outcomes(s.Exchanges.Outcomes))},
-		[]string{"  indeterminate", fmt.Sprintf("%d users", s.Exchanges.Indeterminate)},
+		[]string{"  indeterminate", count(s.Exchanges.Indeterminate, "user")},
 	)
 	for _, l := range s.Listeners {
 		table(w, []string{"listener " + l.Name, l.Path, grantList(l.Ceiling)})

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"time"
 
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
 	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/unix/client"
+	"github.com/tokenvault/tokenvault/vault"
 	"github.com/urfave/cli/v2"
 )
 
@@ -29,8 +32,10 @@ func (p *program) storeCheck() *cli.Command {
 	return p.command(command{
 		name: "check", usage: "open every row of the store and hold the tables against one another; exit 5 when something is wrong",
 		text: "Asks the daemon when one holds the store. Else it reads the file itself, with the daemon's own\n" +
-			"login at Vault: run it as the daemon's user.",
-		example: "tokenvault store check", flags: []cli.Flag{socketFlag()}, prints: true,
+			"login at Vault: run it as root or as the daemon's user. Where systemd hands the credentials over,\n" +
+			"CREDENTIALS_DIRECTORY says where they are while the daemon is down.",
+		example: "tokenvault store check\nCREDENTIALS_DIRECTORY=/etc/tokenvault tokenvault store check",
+		flags:   []cli.Flag{socketFlag()}, prints: true,
 		run: func(c *cli.Context) error {
 			check, err := p.checkStore(c)
 			if err != nil {
@@ -61,7 +66,26 @@ func (p *program) checkStore(c *cli.Context) (check api.StoreCheck, err error) {
 	}
 	log := daemon.NewLogger(p.Stderr, cfg.Log)
 	log.Info("no daemon answers: reading the store itself", "path", cfg.Store.Path)
-	return daemon.CheckOffline(c.Context, daemon.Config{Config: cfg, Logger: log})
+	check, err = daemon.CheckOffline(c.Context, daemon.Config{Config: cfg, Logger: log})
+	return check, p.withoutSystemd(c, cfg, err)
+}
+
+// withoutSystemd says how to have the daemon's credentials while systemd does not
+// hand them over.
+func (p *program) withoutSystemd(c *cli.Context, cfg *config.Config, err error) error {
+	command := "CREDENTIALS_DIRECTORY=" + cfg.Dir() + " tokenvault store check"
+	if path := flag(c, "config"); path != "" {
+		command += " --config " + path
+	}
+	switch a := cfg.Vault.Auth; {
+	case !errors.Is(err, vault.ErrSecretFile):
+		return err
+	case p.Env("CREDENTIALS_DIRECTORY") == "" && (cfg.FromSystemd(a.RoleIDFile) || cfg.FromSystemd(a.SecretIDFile) || cfg.FromSystemd(a.TokenFile)):
+		return advise(err, "systemd hands the credentials only to the running daemon; as root: "+command)
+	case errors.Is(err, fs.ErrPermission):
+		return advise(err, "be root, or chown the file to the daemon's user and be that user (under systemd LoadCredential= hands it over)")
+	}
+	return err
 }
 
 func printStoreCheck(w io.Writer, check api.StoreCheck) {
@@ -78,7 +102,7 @@ func printStoreCheck(w io.Writer, check api.StoreCheck) {
 	}
 	switch {
 	case check.Omitted > 0:
-		fmt.Fprintf(w, "and %d more problems\n", check.Omitted)
+		fmt.Fprintf(w, "and %s\n", count(check.Omitted, "more problem"))
 	case check.OK:
 		fmt.Fprintln(w, "ok")
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -99,6 +100,9 @@ func (p *program) pipedSecret() (secret.Text, error) {
 func checkSecret(line []byte) (secret.Text, error) {
 	if len(line) == 0 {
 		return secret.Text{}, errors.New("the secret is empty")
+	}
+	if bytes.HasSuffix(line, []byte("\r")) {
+		return secret.Text{}, errors.New("the secret ends in a carriage return (\\r), as lines of Windows files do: leave it out")
 	}
 	for _, b := range line {
 		if b <= ' ' || b > '~' {

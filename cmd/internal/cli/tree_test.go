@@ -204,4 +204,7 @@ func TestCheckSecret(t *testing.T) {
 			t.Errorf("%q: %v", in, err)
 		}
 	}
+	if _, err := checkSecret([]byte("marker-secret\r")); err == nil || !strings.Contains(err.Error(), "carriage return") {
+		t.Errorf("a line of Windows': %v", err)
+	}
 }

@@ -43,7 +43,7 @@ func (p *program) vaultSetup() *cli.Command {
 			"daemon logs in with them. Neither is printed.",
 		example: "tokenvault vault setup\ntokenvault vault setup --apply --out /etc/tokenvault",
 		flags: []cli.Flag{tokenFlag(), &cli.BoolFlag{Name: "apply", Usage: "change Vault"},
-			&cli.StringFlag{Name: "out", Usage: "write the credentials into `DIR` (default: where role_id_file is)"},
+			&cli.StringFlag{Name: "out", Usage: "write the credentials into `DIR` (default: where role_id_file is or, when systemd hands that over, where the configuration is)"},
 			&cli.StringFlag{Name: "role", Usage: "call the daemon's AppRole `NAME`", Value: "tokenvault"}},
 		prints: true,
 		run: func(c *cli.Context) error {
@@ -80,9 +80,19 @@ func (p *program) setup(c *cli.Context, files credentials) error {
 	}
 	printed := p.answer(c, answer, func(w io.Writer) { printSetup(w, answer) })
 	if err != nil {
-		return fmt.Errorf("set Vault up: %w", err)
+		return ofOperator(fmt.Errorf("set Vault up: %w", err),
+			"it needs sys/mounts, sys/auth, sys/policies/acl, auth/approle/role and transit/keys (or your own mounts): read to look, and create, update and, for sys/auth, sudo with --apply")
 	}
 	return printed
+}
+
+// ofOperator says, where Vault denied something to the operator, what the
+// operator's token needs.
+func ofOperator(err error, needs string) error {
+	if !errors.Is(err, vault.ErrDenied) {
+		return err
+	}
+	return advise(err, "this is about your own token, not the daemon's: vault token lookup shows whether it is valid, and its policies", needs)
 }
 
 func printSetup(w io.Writer, a setupAnswer) {
@@ -93,6 +103,8 @@ func printSetup(w io.Writer, a setupAnswer) {
 			word = "made"
 		case s.Done:
 			word = "ok"
+		case !s.Needed:
+			word = "unknown" // the error says why
 		}
 		table(w, []string{word, s.What})
 	}
@@ -108,6 +120,9 @@ func credentialFiles(dir string, cfg *config.Config) credentials {
 	a := cfg.Vault.Auth
 	if dir == "" {
 		dir = filepath.Dir(a.RoleIDFile)
+		if cfg.FromSystemd(a.RoleIDFile) {
+			dir = cfg.Dir()
+		}
 	}
 	return credentials{filepath.Join(dir, filepath.Base(a.RoleIDFile)), filepath.Join(dir, filepath.Base(a.SecretIDFile))}
 }
@@ -116,7 +131,8 @@ func credentialFiles(dir string, cfg *config.Config) credentials {
 func (f credentials) free() error {
 	for _, path := range []string{f.roleID, f.secretID} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s is there already: move it away, or name another directory with --out", path)
+			return advise(fmt.Errorf("%s is there already: move it away, or name another directory with --out", path),
+				"tokenvault vault setup without --apply shows whether Vault itself is all right")
 		}
 	}
 	if info, err := os.Stat(filepath.Dir(f.roleID)); err != nil || !info.IsDir() {

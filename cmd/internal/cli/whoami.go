@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os/user"
 	"strings"
 
 	"github.com/tokenvault/tokenvault/unix/api"
@@ -31,7 +32,7 @@ func (p *program) whoami() *cli.Command {
 func printWho(w io.Writer, who api.WhoAmI) {
 	table(w,
 		[]string{"user", fmt.Sprintf("%d %s", who.UID, who.User)},
-		[]string{"groups", strings.Trim(fmt.Sprint(append([]uint32{who.GID}, who.Groups...)), "[]")},
+		[]string{"groups", groupList(who)},
 		[]string{"process", fmt.Sprint(who.PID)},
 		[]string{"contained", yes(who.Contained)},
 		[]string{"listener", who.Listener},
@@ -46,6 +47,25 @@ func printWho(w io.Writer, who api.WhoAmI) {
 		rows = append(rows, []string{r.Rule, strings.Join(r.Apps, ","), grantList(r.Grants), strings.Join(r.Paths, ",")})
 	}
 	table(w, rows...)
+}
+
+// groupList is each group once, the primary one first, with its name where this
+// machine knows it.
+func groupList(who api.WhoAmI) string {
+	var words []string
+	seen := map[uint32]bool{}
+	for _, gid := range append([]uint32{who.GID}, who.Groups...) {
+		if seen[gid] {
+			continue
+		}
+		seen[gid] = true
+		word := fmt.Sprint(gid)
+		if g, err := user.LookupGroupId(word); err == nil {
+			word += " " + g.Name
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
 }
 
 func grantList(grants []api.Grant) string {

@@ -59,7 +59,7 @@ name = "web"
 users = [@UID@]
 apps = ["shop"]
 grants = ["exchange", "public-token", "lookup", "access-token"]
-[humanapi]
+@ADMIN@[humanapi]
 user_url = "@SIM@"
 unsafe_plain_http = true
 [store]
@@ -85,7 +85,7 @@ func newWorld(t testing.TB, v *vaulttest.Server) *world {
 	w := &world{t: t, dir: dir, vault: v, path: filepath.Join(dir, "tokenvault.toml")}
 	w.sim = humanapitest.Start(t, humanapitest.Config{Apps: map[string]string{appID: appSecret}})
 	w.write("tokenvault.toml", strings.NewReplacer("@DIR@", dir, "@SIM@", w.sim.URL, "@VAULT@", v.Addr,
-		"@UID@", fmt.Sprint(os.Geteuid())).Replace(configText))
+		"@ADMIN@", adminRule(), "@UID@", fmt.Sprint(os.Geteuid())).Replace(configText))
 	operator, err := vault.NewOperator(vault.OperatorConfig{
 		Config: vault.Config{Address: v.Addr, UnsafePlainHTTP: true}, Token: secret.FromString(v.RootToken),
 	})
@@ -102,6 +102,14 @@ func newWorld(t testing.TB, v *vaulttest.Server) *world {
 	w.write("role-id", setup.RoleID)
 	w.write("secret-id", string(setup.SecretID.Reveal()))
 	return w
+}
+
+// adminRule gives the tests' user what root has without a rule.
+func adminRule() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("[[rule]]\nname = \"tester\"\nusers = [%d]\ngrants = [\"admin-read\", \"admin\"]\n", os.Geteuid())
 }
 
 func (w *world) write(name, text string) {

@@ -114,7 +114,7 @@ func TestUntilStopped(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: %v, %v", info, err)
 	}
-	for _, part := range []string{"curl -sS --unix-socket " + dir + "/public/api.sock", "/v1/connect/tokens", "tokenvault status --socket " + dir} {
+	for _, part := range []string{"curl -sS --unix-socket " + dir + "/public/api.sock", "/v1/connect/tokens", " status --socket " + dir, " audit verify " + dir} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("%q is not there to paste", part)
 		}
@@ -125,5 +125,33 @@ func TestUntilStopped(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
+// What is printed to paste works in another terminal: the bare name only when it
+// is this program there.
+func TestProgramName(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", t.TempDir())
+	if got := strings.Trim(programName(), "'"); got != self {
+		t.Errorf("not on the PATH: %s", got)
+	}
+	same, other := t.TempDir(), t.TempDir()
+	if err := os.Symlink(self, filepath.Join(same, "tokenvault")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(other, "tokenvault"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", same)
+	if got := programName(); got != "tokenvault" {
+		t.Errorf("on the PATH: %s", got)
+	}
+	t.Setenv("PATH", other)
+	if got := strings.Trim(programName(), "'"); got != self {
+		t.Errorf("another program of the name is on the PATH: %s", got)
 	}
 }

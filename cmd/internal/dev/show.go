@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
@@ -140,6 +142,7 @@ func (w *world) invite() {
 	human := w.sim.NewHumanID()
 	session := w.sim.NewSession(string(w.app), human, "bob@example.com")
 	body := fmt.Sprintf(`{"humanId":%q,"clientId":%q,"sessionToken":%q}`, human, w.app, session)
+	program := programName()
 	curl := "curl -sS --unix-socket "
 	w.step("Try it in another terminal:", "%s", strings.Join([]string{
 		"# another user comes back from the popup",
@@ -150,10 +153,36 @@ func (w *world) invite() {
 		curl + w.socket("private") + " http://localhost/v1/users/" + human + "/access-token",
 		curl + w.socket("public") + " http://localhost/v1/users/" + human + "/access-token",
 		"# the daemon's own view, and the audit log",
-		"tokenvault status --socket " + w.socket("admin"),
-		"tokenvault audit verify " + w.cfg.Audit.Path,
+		program + " status --socket " + w.socket("admin"),
+		program + " audit verify " + w.cfg.Audit.Path,
 		"# a new finish event in the popup",
 		fmt.Sprintf(`curl -sS -d '{"clientId":%q,"humanId":%q,"clientUserId":"bob@example.com"}' %s/sim/sessions`, w.app, human, w.sim.URL),
 	}, "\n"))
 	fmt.Fprintln(w.Out, "\nServing until Ctrl-C.")
+}
+
+// plainPath needs no quotes in a shell.
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9/._+-]+$`)
+
+// programName is how this program is called in another terminal: by its name
+// when that finds it on the PATH, else (after go run, say) by its path.
+func programName() string {
+	const name = "tokenvault"
+	self, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	if found, err := exec.LookPath(name); err == nil && sameFile(found, self) {
+		return name
+	}
+	if plainPath.MatchString(self) {
+		return self
+	}
+	return "'" + strings.ReplaceAll(self, "'", `'\''`) + "'"
+}
+
+func sameFile(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(x, y)
 }
