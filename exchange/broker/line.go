@@ -40,22 +40,29 @@ func (l *line) room(rule string) bool {
 	return all < waitPerUser && same < waitPerRule
 }
 
-// next is who may send now: the lowest arrival of those that want to and need no
-// slot or have one, when nobody is on the wire and nobody is just being given a
-// number, which could be a lower one.
+// next is who may send now: the lowest arrival of those that want to, when
+// nobody is on the wire and nobody is just being given a number, which could be
+// a lower one. What was resumed goes before what is new; it waits for a slot
+// only as long as nobody new waits behind it.
 func (l *line) next() *run {
 	var first *run
+	returned := l.returned()
 	for _, r := range l.runs {
 		switch r.phase {
 		case beginning, sending:
 			return nil
 		case waiting:
-			if (r.slotted || !r.resumed) && r.before(first) {
+			if (r.slotted || !r.resumed || returned) && r.before(first) {
 				first = r
 			}
 		}
 	}
 	return first
+}
+
+// returned reports whether the user has come back since the start.
+func (l *line) returned() bool {
+	return slices.ContainsFunc(l.runs, func(r *run) bool { return !r.resumed && r.phase.waits() })
 }
 
 // wantsSlot is the resumed run that may take a slot now, so as not to hold it in

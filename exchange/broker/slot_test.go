@@ -6,9 +6,9 @@ import (
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
-// A resumed exchange that gets a slot has it in the moment in which it wants the
-// turn: a later arrival does not slip through in between.
-func TestSlotComesWithTheWish(t *testing.T) {
+// What was resumed goes before what is new, whether a slot is free or not; alone
+// it waits for one.
+func TestResumedGoesFirst(t *testing.T) {
 	for _, free := range []bool{true, false} {
 		b := &Broker{slots: make(chan struct{}, 1)}
 		if !free {
@@ -22,9 +22,12 @@ func TestSlotComesWithTheWish(t *testing.T) {
 			t.Error("somebody sends before the resumed one has begun")
 		}
 		b.enter(old, waiting)
-		want := map[bool]*run{true: old, false: later}[free]
-		if l.next() != want || old.slotted != free || (b.slotsFor(old) != nil) == free {
+		if l.next() != old || old.slotted != free || (b.slotsFor(old) != nil) == free {
 			t.Errorf("with a slot free %v the wrong one is next", free)
+		}
+		l.runs = []*run{old}
+		if (l.next() == old) != free {
+			t.Errorf("with a slot free %v, and nobody behind it, it goes: %v", free, l.next() == old)
 		}
 	}
 }

@@ -59,8 +59,8 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 }
 
 // slotsFor is where r gets a slot, or nil when it must not take one now. A restart
-// must not fall upon Human API with all it has; and who waits for a slot does
-// not hold the turn, so that a user who comes back is not kept waiting with it.
+// must not fall upon Human API with all it has; but a user who comes back is not
+// kept waiting with it (line.next).
 func (b *Broker) slotsFor(r *run) chan<- struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
