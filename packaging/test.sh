@@ -169,13 +169,13 @@ if [ "$mode" = quick ]; then
 elif ! have_vault; then
   left_out+=("vault, packaging/e2e: they need a Vault binary (--install builds one)")
 else
-  run_tests "Vault client, against a real server" -race -timeout 10m ./vault/...
+  run_tests "Vault client, against a real server" -count=1 -race -timeout 10m ./vault/...
   missing=$(missing_debs)
   if [ -n "$missing" ] || ! have_node || [ "$(id -u)" != 0 ]; then
     left_out+=("packaging/e2e: needs root and, from --install, npm packages and Debian packages")
   else
     [ "$mode" != long ] || export TOKENVAULT_TEST_LONG=1
-    run_tests "end to end, on real parts" -timeout 60m ./packaging/e2e
+    run_tests "end to end, on real parts" -count=1 -timeout 60m ./packaging/e2e
   fi
 fi
 if [ "$mode" = long ]; then fuzz_all 60; elif [ "$mode" = default ]; then fuzz_all 3; fi
