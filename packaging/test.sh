@@ -160,12 +160,14 @@ check "go vet for darwin (client and dev)" vet_darwin
 check "staticcheck" staticcheck_all
 check "shell syntax" bash -n packaging/test.sh .ci/run
 
-slow='/tokenvault/(vault|vault/vaulttest|packaging/e2e|packaging/bench)$'
-fast=$(go list ./... | grep -vE "$slow" || true)
+apart='/tokenvault/(vault|vault/vaulttest|packaging/e2e|packaging/bench)$'
+# These start real servers and processes for most of what they test.
+[ "$mode" != quick ] || apart='/tokenvault/(vault|vault/vaulttest|packaging/e2e|packaging/bench|cmd/internal/cli|cmd/internal/daemon)$'
+fast=$(go list ./... | grep -vE "$apart" || true)
 # shellcheck disable=SC2086
 run_tests "race tests" -race -timeout 10m $fast
 if [ "$mode" = quick ]; then
-  left_out+=("slow suites: vault, packaging/e2e (run without --quick)")
+  left_out+=("slow suites: vault, cmd/internal/cli, cmd/internal/daemon, packaging/e2e (run without --quick)")
 elif ! have_vault; then
   left_out+=("vault, packaging/e2e: they need a Vault binary (--install builds one)")
 else
