@@ -3,7 +3,6 @@ package broker
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/tokenvault/tokenvault/exchange"
@@ -14,9 +13,6 @@ import (
 // It is the one place where tokens are asked for, by whoever has the turn.
 func (b *Broker) attempt(r *run) verdict {
 	defer b.freeSlot(r)
-	if r.resumed && r.attempts == 0 && !b.spread() {
-		return verdict{next: retry}
-	}
 	r.attempts++
 	var reply exchange.Reply
 	var unready error
@@ -36,19 +32,6 @@ func (b *Broker) attempt(r *run) verdict {
 		return b.judge(r, err)
 	}
 	return verdict{next: accept, reply: reply}
-}
-
-// spread lets what a start resumes not begin in one moment. It returns false when
-// the broker stops.
-func (b *Broker) spread() bool {
-	t := time.NewTimer(rand.N(b.cfg.Backoff.First))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-b.stopping:
-		return false
-	}
 }
 
 func (b *Broker) send(r *run, secret user.ClientSecret) (exchange.Reply, error) {
