@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -115,12 +116,14 @@ func readBody(r io.Reader, b []byte) (n int, err error) {
 // be read on it, not even its end, neither in the kernel nor in what TLS has read
 // ahead. Bytes that came before the request would be taken for its answer.
 func (l *link) alive() bool {
-	for _, r := range l.under {
-		if !r.whole() {
-			return false
-		}
-	}
-	return l.quiet() && l.drained()
+	// Once more at the end: draining an outer TLS may have brought half a record
+	// of an inner one.
+	return l.whole() && l.quiet() && l.drained() && l.whole()
+}
+
+// whole reports whether no TLS holds a part of a record.
+func (l *link) whole() bool {
+	return !slices.ContainsFunc(l.under, func(r *records) bool { return !r.whole() })
 }
 
 // quiet looks into the kernel, and consumes nothing.

@@ -121,7 +121,7 @@ func testMountMoved(t *testing.T, p *place) {
 	local(t, err)
 	writeFile(t, p.config.Auth.SecretIDFile, "marker-upstream-secret-id")
 	_, err = c.ReadApp(t.Context(), app)
-	if err == nil || errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) {
+	if !errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) {
 		t.Fatalf("after a login that was refused: %v", err)
 	}
 	noLeak(t, err.Error())

@@ -30,6 +30,10 @@ var (
 	// ErrTooOld is returned by Unwrap when Transit's min_decryption_version is
 	// above the version that the key was wrapped under.
 	ErrTooOld = errors.New("wrapped under a version that transit no longer opens")
+	// ErrUnconfirmed is returned when Vault has nothing at a path and refuses the
+	// login that would make that believable, while the old token works. Waiting
+	// helps, or the operator.
+	ErrUnconfirmed = errors.New("vault's answer is not believed yet")
 )
 
 // noAnswer is why Vault counts as unreachable. It is made in the transport and

@@ -128,11 +128,12 @@ func (c *Client) knownEmpty(path string, s session) bool {
 }
 
 // confirm logs in anew before it is believed that nothing is at r's path. The
-// error of a login that was refused does not match ErrDenied: the token works.
+// error of a login that was refused is ErrUnconfirmed and does not match
+// ErrDenied: the token works.
 func (c *Client) confirm(ctx context.Context, r request, before session) error {
 	err := c.loginAfter(ctx, before.generation)
 	if errors.Is(err, ErrDenied) {
-		return fmt.Errorf("%q: nothing is there, which is not believed without a new login: %s", r.path, err)
+		return fmt.Errorf("%w: %q: nothing is there, which is not believed without a new login: %s", ErrUnconfirmed, r.path, err)
 	}
 	return err
 }

@@ -28,21 +28,34 @@ func (l *Log) checkpoints() {
 	}
 }
 
+// Sign writes a checkpoint at once, unless the last line is one, and returns when
+// it is durable. A daemon that signs at its start has a signed log however early
+// it is killed. Errors match ErrUnavailable.
+func (l *Log) Sign(ctx context.Context) error {
+	l.mu.Lock()
+	err := l.usable()
+	if err == nil {
+		err = l.checkpoint()
+	}
+	seq := l.seq
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.syncTo(ctx, seq)
+}
+
 // signAndSync tries again a little later when it fails: unlike a caller of Write,
 // nobody would come back for it.
 func (l *Log) signAndSync() {
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
+	err := l.Sign(context.Background())
+	if err == nil {
 		return
 	}
-	err := l.checkpoint()
-	seq := l.seq
+	l.mu.Lock()
+	closed := l.closed // then Close has signed
 	l.mu.Unlock()
-	if err == nil {
-		err = l.syncTo(context.Background(), seq)
-	}
-	if err == nil {
+	if closed {
 		return
 	}
 	l.logger.Error("audit log: no checkpoint", "path", l.path, "error", err)

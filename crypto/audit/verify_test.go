@@ -354,3 +354,28 @@ func TestVerifyStops(t *testing.T) {
 		t.Fatal("a directory was read")
 	}
 }
+
+// A log that was signed at its start is authentic up to there, however early its
+// daemon is killed.
+func TestSignedAtOnce(t *testing.T) {
+	path := logPath(t)
+	l := mustOpen(t, testConfig(path))
+	mustWrite(t, l, lookup("r1"))
+	for range 2 { // the second has nothing to sign
+		if err := l.Sign(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := l.Status(); s.Durable != s.Sequence {
+		t.Errorf("durable to %d of %d", s.Durable, s.Sequence)
+	}
+	killed := read(t, path)
+	mustClose(t, l)
+	write(t, path, killed)
+	if r := mustVerify(t, path); r.AuthenticTo != 2 || r.Tail != 0 || r.Lines != 3 {
+		t.Fatalf("%+v", r)
+	}
+	if err := l.Sign(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("after Close: %v", err)
+	}
+}

@@ -80,15 +80,20 @@ func (d *daemon) login(ctx context.Context) error {
 		return nil
 	}
 	return d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
-		err := d.source.Session.Login(ctx)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("%w: %w", errNoCredential, err)
-		case errors.Is(err, vault.ErrSecretFile):
-			return fmt.Errorf("%w: %w", errBadCredential, err)
-		}
-		return err
+		return named(d.source.Session.Login(ctx))
 	})
+}
+
+// named says of a step at Vault that it failed on the daemon's own credential. Any
+// step may log in anew.
+func named(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", errNoCredential, err)
+	case errors.Is(err, vault.ErrSecretFile):
+		return fmt.Errorf("%w: %w", errBadCredential, err)
+	}
+	return err
 }
 
 // unwrap opens the keyring. When Vault refuses, it finds out which right is
@@ -99,7 +104,7 @@ func (d *daemon) unwrap(ctx context.Context) (*keyring.Keyring, error) {
 	err := d.insist(ctx, "unwrap the keys", func(ctx context.Context) (err error) {
 		keys, err = keyring.Open(ctx, keyring.Config{Blob: d.driver, Wrapper: d.source.Keys, Now: d.Now})
 		if err == nil || !errors.Is(err, vault.ErrDenied) || d.source.Session == nil {
-			return err
+			return named(err)
 		}
 		if refusals++; refusals%relogin == 0 {
 			_ = d.source.Session.Login(ctx) // the next attempt says what is still wrong
@@ -166,7 +171,7 @@ func wrapIf(err error, what string) error {
 
 // isVaults reports whether waiting for Vault, or for its operator, can help.
 func isVaults(err error) bool {
-	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld, errNoCredential, errBadCredential} {
+	for _, v := range []error{vault.ErrUnreachable, vault.ErrDenied, vault.ErrNotFound, vault.ErrMalformed, vault.ErrTooOld, vault.ErrUnconfirmed, errNoCredential, errBadCredential} {
 		if errors.Is(err, v) {
 			return true
 		}
@@ -209,7 +214,11 @@ func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring) (*audit.L
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
 	}
-	if err := log.Write(audit.Event{Kind: audit.Note, Outcome: "started"}); err != nil {
+	err = log.Write(audit.Event{Kind: audit.Note, Outcome: "started"})
+	if err == nil {
+		err = log.Sign(ctx) // now, so that a log whose daemon is killed early is signed all the same
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("write the audit log: %w", err), log.Close())
 	}
 	return log, nil
