@@ -27,6 +27,7 @@ const (
 	VaultStale          Failure = "vault stale"          // Vault was last heard longer than max_stale ago
 	SecretUnavailable   Failure = "secret unavailable"   // Vault answers, and says no or has none
 	StoreUnavailable    Failure = "store unavailable"    // the store cannot take or give it
+	RowDamaged          Failure = "row damaged"          // a row of that user is there and cannot be opened; waiting does not help
 	AuditUnavailable    Failure = "audit unavailable"    // the audit log cannot take it
 	Draining            Failure = "draining"             // the daemon is stopping
 )
