@@ -16,6 +16,19 @@ type Status struct {
 	Exchanges ExchangeStatus `json:"exchanges"`
 	Audit     AuditStatus    `json:"audit"`
 	Listeners []Listener     `json:"listeners"`
+	Rollback  *Rollback      `json:"rollback,omitempty"` // there while the store waits to be accepted
+	Disk      []string       `json:"disk,omitempty"`     // why disk space is low; empty: it is not
+	Memory    string         `json:"memory,omitempty"`   // what outlives a restart: "kept", or why nothing does
+	Breaker   string         `json:"breaker,omitempty"`  // towards Human API: "closed", "open" or "half-open"
+}
+
+// Rollback is why a store, log or keyring that is older than what Vault remembers
+// is not served: POST /v1/admin/store/accept with Seen takes it as it is.
+type Rollback struct {
+	Reasons []string          `json:"reasons"`
+	Seen    string            `json:"seen"`   // stands for all of this: another one when anything differs
+	Anchor  map[string]string `json:"anchor"` // what Vault remembers, by name
+	Store   map[string]string `json:"store"`  // what is here, under the same names
 }
 
 // VaultStatus is the daemon's relation to Vault.
@@ -34,6 +47,7 @@ type SecretStatus struct {
 	Version   int        `json:"version"` // of the KV v2 entry; 0: none held
 	HeldSince *time.Time `json:"heldSince,omitempty"`
 	Confirmed *time.Time `json:"confirmed,omitempty"` // when Vault last said that it is current
+	Refused   bool       `json:"refused,omitempty"`   // by Human API, and there is no other
 	Reason    string     `json:"reason,omitempty"`
 }
 
@@ -48,6 +62,9 @@ type StoreStatus struct {
 // ExchangeStatus counts exchanges by outcome since the daemon started.
 type ExchangeStatus struct {
 	InFlight      int               `json:"inFlight"`
+	Waiting       int               `json:"waiting"`   // of those: for their turn, or until Human API may be asked
+	Uncertain     int               `json:"uncertain"` // of those: sent, and not known to have had no effect
+	Resuming      int               `json:"resuming"`  // of those: taken up after a start
 	Outcomes      map[string]uint64 `json:"outcomes"`
 	Indeterminate int               `json:"indeterminate"` // users in that state now
 }
@@ -78,4 +95,17 @@ type StoreCheck struct {
 	Counts   map[string]int `json:"counts"`   // rows by table
 	Problems []string       `json:"problems"` // at most 100, without ids in clear; empty, never null
 	Omitted  int            `json:"omitted"`  // problems beyond those
+}
+
+// Verdict answers POST /v1/admin/reload and /v1/admin/store/accept.
+type Verdict struct {
+	OK      bool     `json:"ok"`
+	Refused []string `json:"refused"` // why nothing was changed; empty, never null
+}
+
+// Candidates answers GET /v1/admin/users/candidates: all users under one
+// clientUserId.
+type Candidates struct {
+	Users     []User `json:"users"`     // empty, never null
+	Preferred string `json:"preferred"` // the humanId of the one that the clientUserId names; "": nobody has decided
 }

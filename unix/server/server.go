@@ -71,8 +71,12 @@ type Config struct {
 	// Durable names the grants whose outcome is on disk before the answer. nil:
 	// exchange, access-token, proxy, forget, admin.
 	Durable map[string]bool
-	Now     func() time.Time
-	Logger  *slog.Logger
+	// UnrecordedLookups lets public reads go on while the audit log cannot take
+	// them. They are counted, and noted in the log when it works again. Nothing
+	// that must be durable, and no access token, is ever answered unrecorded.
+	UnrecordedLookups bool
+	Now               func() time.Time
+	Logger            *slog.Logger
 }
 
 // Server serves the sockets. All methods may be called concurrently; Run once.

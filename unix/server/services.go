@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"io"
 
 	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -48,9 +49,26 @@ type Audit interface {
 	Subject(app user.ClientID, human user.HumanID) string
 }
 
-// Admin answers the admin socket. Status is asked before Open too.
+// Admin answers the admin socket. Status, Reload and Accept are asked before Open
+// too. A plain error of Reload or Accept says why it was refused, one reason a
+// line, in words that the administrator is shown; a *user.Error of theirs, and any
+// error of the others, is answered as those of the services are.
 type Admin interface {
 	Status(ctx context.Context) api.Status
 	CheckSecrets(ctx context.Context) api.SecretCheck
 	CheckStore(ctx context.Context) (api.StoreCheck, error)
+	// Reload returns when rules and configuration are swapped, or nothing is.
+	Reload(ctx context.Context) error
+	// Backup writes a backup of the whole store to w. What it has written when it
+	// fails must be no backup that could be taken for one.
+	Backup(ctx context.Context, w io.Writer) error
+	// Prefer makes human the user that id names in app, and returns that user.
+	Prefer(ctx context.Context, app user.ClientID, id user.ClientUserID, human user.HumanID) (user.Public, error)
+	// Candidates are all users of app under id. preferred is the index of the one
+	// that id names; -1: none, because nobody has decided.
+	Candidates(ctx context.Context, app user.ClientID, id user.ClientUserID) (users []user.Public, preferred int, err error)
+	// Accept takes a store that was found to be rolled back as it is. seen is
+	// api.Rollback.Seen of the status that the administrator was shown; when it is
+	// not what is found now, Accept refuses.
+	Accept(ctx context.Context, seen string) error
 }

@@ -2,7 +2,10 @@ package clienttest
 
 import (
 	"context"
+	"errors"
+	"io"
 
+	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
 )
 
@@ -45,4 +48,26 @@ func (a *admin) CheckStore(ctx context.Context) (api.StoreCheck, error) {
 		return api.StoreCheck{}, err
 	}
 	return api.StoreCheck{OK: len(r.Problems) == 0, Counts: r.Counts, Problems: r.Problems, Omitted: r.Omitted}, nil
+}
+
+// errNotHere is what only a daemon with a configuration and a Vault can do.
+var errNotHere = errors.New("the test server has no configuration file and no Vault")
+
+// Reload refuses: rules are swapped by Server.SetPolicy.
+func (a *admin) Reload(context.Context) error { return errNotHere }
+
+// Accept refuses: nothing is ever rolled back.
+func (a *admin) Accept(context.Context, string) error { return errNotHere }
+
+// Backup refuses.
+func (a *admin) Backup(context.Context, io.Writer) error { return errNotHere }
+
+// Prefer refuses.
+func (a *admin) Prefer(context.Context, user.ClientID, user.ClientUserID, user.HumanID) (user.Public, error) {
+	return user.Public{}, errNotHere
+}
+
+// Candidates refuses.
+func (a *admin) Candidates(context.Context, user.ClientID, user.ClientUserID) ([]user.Public, int, error) {
+	return nil, -1, errNotHere
 }
