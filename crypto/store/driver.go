@@ -67,6 +67,32 @@ type Batch struct {
 	// transaction; the number of the last call is the one that counts. It must not
 	// call the driver.
 	Arrive func(n uint64) (Op, error)
+	// Spare: the batch keeps what was received already, and may use the disk that
+	// is held in reserve. Without it a batch fails with ErrFull while Low says so.
+	Spare bool
+}
+
+// Snapshot is a store as it was at one moment. It is valid until the call of visit
+// that it was handed to returns, and is not to be used concurrently.
+type Snapshot interface {
+	// Keyring is the blob and its version. The caller owns the bytes.
+	Keyring() (blob []byte, version uint64)
+	// Arrival is the last arrival number that was given; 0: none was.
+	Arrival() uint64
+	// Position is what Driver.Position was.
+	Position() uint64
+	// Rows calls visit for every row of a table, in key order, until it returns an
+	// error, which is then returned. A row's Value is valid until visit returns.
+	Rows(t Table, visit func(Row) error) error
+}
+
+// Image is the content of a whole store.
+type Image struct {
+	Blob    []byte // the keyring's; not empty
+	Arrival uint64 // last arrival number that was given
+	// Next returns one row after the other, table by table and in key order; ok is
+	// false after the last. What it returns is valid until it is called again.
+	Next func() (t Table, r Row, ok bool, err error)
 }
 
 // Driver keeps opaque rows in tables, and the keyring's blob. It knows no key,
@@ -104,6 +130,9 @@ var (
 	// ErrFenced is returned by Driver.Apply when the keyring was changed since
 	// the batch was sealed.
 	ErrFenced = errors.New("the keyring was changed meanwhile")
+	// ErrFull is matched when there is no room on the disk for the batch, or none
+	// beyond the reserve. Nothing was written, and a later batch may succeed.
+	ErrFull = errors.New("the disk is full")
 	// ErrBroken is matched by every write after one whose sync failed: what is
 	// on disk is not known, and only opening anew finds out. Reads go on.
 	ErrBroken = errors.New("an earlier write failed, and the store takes no more until it is opened anew")
