@@ -127,6 +127,24 @@ func (s *Store) Ready() error {
 	return nil
 }
 
+// Low is nil, or why nothing new is begun: the disk is nearly full. It is of kind
+// StoreUnavailable, and the reason is in it. What was received already is stored
+// from the driver's reserve.
+func (s *Store) Low() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.inUse.RUnlock()
+	return s.low()
+}
+
+func (s *Store) low() error {
+	if err := s.driver.Low(); err != nil {
+		return unavailable("begin nothing new", err)
+	}
+	return nil
+}
+
 // Empty reports whether there is nothing that a user could miss: no user, no
 // session, no intent.
 func (s *Store) Empty(ctx context.Context) (bool, error) {

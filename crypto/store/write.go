@@ -29,13 +29,17 @@ const maxAttempts = 100
 // store's incarnation. ErrSessionKnown when the session token is known. After
 // StoreUnavailable the intent may be there all the same; it is then found by
 // Intents after the next start. RowDamaged when the user's row does not open, so
-// that no session token is spent on tokens that could not be stored.
+// that no session token is spent on tokens that could not be stored; for the same
+// reason StoreUnavailable while the disk is low.
 func (s *Store) Begin(ctx context.Context, in user.Intent) (user.Intent, error) {
 	if err := s.enter(); err != nil {
 		return user.Intent{}, err
 	}
 	defer s.inUse.RUnlock()
 	id := s.keys.SessionRow(in.ClientID, in.SessionToken)
+	if err := s.low(); err != nil {
+		return user.Intent{}, err
+	}
 	if _, err := s.loadNamed(ctx, in.ClientID, in.HumanID); err != nil {
 		return user.Intent{}, err
 	}
@@ -134,6 +138,7 @@ func (s *Store) Commit(ctx context.Context, in user.Intent, rec user.Record) (us
 
 func (s *Store) commitOnce(ctx context.Context, in user.Intent, rec user.Record) (user.Result, error) {
 	d := s.draft()
+	d.batch.Spare = true
 	cur, err := s.loadNamed(ctx, in.ClientID, in.HumanID)
 	if err != nil {
 		return user.Result{}, err
@@ -187,6 +192,7 @@ func (s *Store) Finish(ctx context.Context, in user.Intent, outcome user.Outcome
 
 func (s *Store) finishOnce(ctx context.Context, in user.Intent, outcome user.Outcome, failure user.Failure) error {
 	d := s.draft()
+	d.batch.Spare = true
 	d.end(in, outcome, failure)
 	if outcome != user.IndeterminateOutcome {
 		return d.apply(ctx)
