@@ -124,8 +124,7 @@ func (l *ledger) within(r *fixture) {
 	}
 }
 
-// BenchmarkBackup shows that memory does not grow with the store: B/op is much
-// less than the bytes of the backup.
+// BenchmarkBackup is what a backup takes beside the disk or socket that it goes to.
 func BenchmarkBackup(b *testing.B) {
 	f := populated(b)
 	data, _ := f.backup()

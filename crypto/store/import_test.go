@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -196,6 +197,13 @@ type scarce struct {
 
 func (s *scarce) Low() error { return s.why }
 
+func (s *scarce) Apply(ctx context.Context, b store.Batch) error {
+	if s.why != nil && !b.Spare {
+		return store.ErrFull
+	}
+	return s.Driver.Apply(ctx, b)
+}
+
 func TestLow(t *testing.T) {
 	f, s := newFixture(t), &scarce{}
 	f.close()
@@ -214,6 +222,10 @@ func TestLow(t *testing.T) {
 	f.commit(in, "c1")
 	f.finish(doubt, user.IndeterminateOutcome, user.ExchangeUnknown)
 	f.holds("h1", in.Arrival, user.Indeterminate)
+	_, err = f.Import(f.ctx(), []user.Record{elsewhere(2, "")})
+	if wantKind(t, err, user.StoreUnavailable); !errors.Is(err, store.ErrFull) {
+		t.Errorf("an import took what is held in reserve: %v", err)
+	}
 	s.why = nil
 	if err := f.Low(); err != nil {
 		t.Error(err)
