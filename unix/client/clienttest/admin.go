@@ -59,8 +59,11 @@ func (a *admin) Reload(context.Context) error { return errNotHere }
 // Accept refuses: nothing is ever rolled back.
 func (a *admin) Accept(context.Context, string) error { return errNotHere }
 
-// Backup refuses.
-func (a *admin) Backup(context.Context, io.Writer) error { return errNotHere }
+// Backup asks the store.
+func (a *admin) Backup(ctx context.Context, w io.Writer) error {
+	_, err := a.w.server.Store.Backup(ctx, w)
+	return err
+}
 
 // Prefer asks the store.
 func (a *admin) Prefer(ctx context.Context, app user.ClientID, id user.ClientUserID, human user.HumanID) (user.Public, error) {
