@@ -173,7 +173,7 @@ func (a *Area) begin() {
 		a.off = "the machine does not say which boot it is in"
 		return
 	}
-	r, err := create(firstSize, a.config.Mode == UnsafeMemfd)
+	r, err := create(max(firstSize, 2*os.Getpagesize()), a.config.Mode == UnsafeMemfd)
 	if err != nil {
 		a.off = err.Error()
 		return
