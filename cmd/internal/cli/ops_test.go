@@ -124,7 +124,7 @@ func busyStatus() api.Status {
 			{App: "spa", ClientID: "id-of-spa", Version: 1, Refused: true},
 		},
 		Store:     api.StoreStatus{ID: "00ff", Backend: "bolt", Incarnation: 2, Bytes: 65536},
-		Exchanges: api.ExchangeStatus{InFlight: 7, Waiting: 3, Uncertain: 2, Resuming: 1, Outcomes: map[string]uint64{"stored": 12, "indeterminate": 1}, Indeterminate: 1},
+		Exchanges: api.ExchangeStatus{InFlight: 7, Waiting: 3, Uncertain: 2, Resuming: 1, Damaged: 4, Outcomes: map[string]uint64{"stored": 12, "indeterminate": 1}, Indeterminate: 1},
 		Audit:     api.AuditStatus{Path: "/var/log/tokenvault/audit.log", Sequence: 99, PublicKey: "abcd"},
 		Listeners: []api.Listener{{Name: "admin", Path: "/run/tokenvault/admin/api.sock", Ceiling: []api.Grant{api.GrantAdminRead, api.GrantAdmin}}},
 		Disk:      []string{"store: 3 MiB are left of its reserve", "audit: no space"},

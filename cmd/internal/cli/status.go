@@ -81,6 +81,7 @@ func printStatus(w io.Writer, s api.Status) {
 		[]string{"  public key", s.Audit.PublicKey},
 		[]string{"exchanges", exchanges(s.Exchanges)},
 		[]string{"  indeterminate", count(s.Exchanges.Indeterminate, "user")},
+		[]string{"  damaged", count(s.Exchanges.Damaged, "exchange")},
 		[]string{"  breaker", orNone(s.Breaker)},
 		[]string{"restart memory", orNone(s.Memory)},
 		[]string{"disk", disk(s.Disk)},

@@ -21,8 +21,11 @@ func (a *admin) Status(context.Context) api.Status {
 	}
 	return api.Status{
 		Version: "test", Instance: "test", Health: api.Health{Ready: true, Reasons: []string{}}, Secrets: a.secrets(),
-		Store:     api.StoreStatus{ID: a.w.keys.StoreID().String(), Backend: "bolt", Incarnation: a.w.keys.Incarnation()},
-		Exchanges: api.ExchangeStatus{InFlight: b.InFlight, Outcomes: outcomes},
+		Store: api.StoreStatus{ID: a.w.keys.StoreID().String(), Backend: "bolt", Incarnation: a.w.keys.Incarnation()},
+		Exchanges: api.ExchangeStatus{
+			InFlight: b.InFlight, Waiting: b.Waiting, Uncertain: b.Uncertain, Resuming: b.Resuming, Damaged: b.Damaged, Outcomes: outcomes,
+		},
+		Breaker:   b.Breaker,
 		Audit:     api.AuditStatus{Path: a.w.server.AuditPath, Sequence: a.w.server.Audit.Status().Sequence},
 		Listeners: []api.Listener{},
 	}
