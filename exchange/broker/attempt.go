@@ -61,6 +61,14 @@ func adviceIn(err error) time.Duration {
 	return 0
 }
 
+// adviceTo is the advice in an error of ours.
+func adviceTo(err error) time.Duration {
+	if e, ok := errors.AsType[*user.Error](err); ok {
+		return e.RetryAfter
+	}
+	return 0
+}
+
 // judge applies the policy to what an attempt met. What may have taken effect
 // makes r uncertain, and from then on nothing but a whole answer can end it well:
 // a refusal may be the refusal of a session token that we spent ourselves.

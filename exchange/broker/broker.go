@@ -17,6 +17,12 @@
 // Human API executes an earlier attempt after a later exchange of the same user
 // was committed here (its delay, not our order), the tokens kept are older than
 // Human API's. The next finish event repairs that.
+//
+// BUG: where an app does not say whose login an exchange is for
+// (X-Client-User-Id), garbage that names a user and that user's real finish
+// event by the same rule draw from one budget: while the garbage goes on, the
+// real one competes with it for one attempt every five seconds. Likewise, garbage
+// about several users that makes Human API fail opens the breaker for its rule.
 package broker
 
 import (
@@ -177,7 +183,7 @@ type Broker struct {
 	// resumed is closed when every intent found at start stands in its line.
 	resumed chan struct{}
 	slots   chan struct{} // one taken by each resumed exchange that has or awaits the turn next
-	repairs chan struct{} // publicTokens fetched after an indeterminate outcome
+	repairs chan struct{} // publicTokens fetched of users in doubt
 
 	fetches singleflight.Group
 

@@ -15,7 +15,7 @@ import (
 // Human API once for everyone who waits, and kept.
 //
 // Errors are *user.Error: UnknownUser (Human API says no to that user),
-// UpstreamUnavailable, UpstreamInvalid, SecretUnavailable (also when Human API
+// UpstreamUnavailable (at once while Human API is down), UpstreamInvalid, RowDamaged, SecretUnavailable (also when Human API
 // refuses the secret), VaultUnavailable, VaultStale, StoreUnavailable, Draining.
 // An error of no kind is ctx's, or a defect.
 func (b *Broker) PublicToken(ctx context.Context, app user.ClientID, human user.HumanID, id user.RequestID) (user.Public, error) {
