@@ -27,6 +27,9 @@ func listen(t *testing.T, name string) *systemd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("NOTIFY_SOCKET", name)
 	return &systemd{t: t, conn: conn}
 }
@@ -122,7 +125,7 @@ func TestBarrier(t *testing.T) {
 	_, barrier := s.receive()
 	select {
 	case err := <-done:
-		t.Errorf("it did not wait: %v", err)
+		t.Fatalf("it did not wait: %v", err)
 	default:
 	}
 	_ = barrier.Close()
