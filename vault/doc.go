@@ -1,6 +1,8 @@
 // Package vault is the daemon's client of HashiCorp Vault: it logs in, keeps
-// its token alive, reads the clientSecrets of apps (KV v2), wraps and unwraps
-// keys (Transit), and says in our own words why Vault would not.
+// its token alive, reads the clientSecrets of apps and keeps the rollback anchor
+// (KV v2), wraps and unwraps keys (Transit), and says in our own words why Vault
+// would not. What a restart during an outage needs can be taken out of it and given
+// back ([Memory], [SecretMemory]); where that is kept is not its business.
 //
 // It trusts the configured address, the authorities that its certificate is
 // checked against, and the files that its credentials come from. It does not
