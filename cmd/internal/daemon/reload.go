@@ -21,20 +21,29 @@ func (d *daemon) reloads(ctx context.Context) error {
 			return nil
 		case <-d.Reload:
 		}
-		words := ""
-		if d.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d\n", monotonicMicroseconds()), serving) {
-			words = "READY=1\n"
-		}
-		err := d.reload(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
+		_ = d.reloadNow(ctx) // it is in the log, and in the status
+	}
+}
+
+// reloadNow reloads, one at a time, and lets everybody know how it went.
+func (d *daemon) reloadNow(ctx context.Context) error {
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	words := ""
+	if d.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d\n", monotonicMicroseconds()), serving) {
+		words = "READY=1\n"
+	}
+	err := d.reload(ctx)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("reload: %w", ctx.Err()) // of one caller: says nothing about the rules
+	} else {
 		if err != nil {
 			d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
 		}
 		d.state.setRules(err)
-		d.tell(words, starting, serving)
 	}
+	d.tell(words, starting, serving)
+	return err
 }
 
 // load reads the configuration. It gives up when ctx ends: a file can be on a
