@@ -10,7 +10,10 @@ import (
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
-const capabilitiesPath = "sys/capabilities-self"
+const (
+	capabilitiesPath = "sys/capabilities-self"
+	lookupPath       = "auth/token/lookup-self"
+)
 
 // errNoSelfCapabilities is returned when the token may not ask what it may.
 var errNoSelfCapabilities = errors.New("not allowed to ask for its own capabilities")

@@ -23,17 +23,23 @@ type Client struct {
 
 	loginTurn chan struct{} // holds one element while nobody logs in
 	changed   chan struct{} // holds an element when Run should look at the session
-	keyIsFine atomic.Bool   // the Transit key was seen to be of the right kind
-	empty     sync.Map      // path → struct{}: that nothing is there was heard after a fresh login
+	sent      *atomic.Uint64
+	keyIsFine atomic.Bool // the Transit key was seen to be of the right kind
+	noLookup  atomic.Bool // lookup-self was refused the last time
+	empty     sync.Map    // path → struct{}: that nothing is there was heard after a fresh login
 
 	mu      sync.Mutex
 	session session
 	status  Status    // without Reason and TokenExpiry
 	heard   time.Time // like LastWord, by the real clock: it paces the real timers
 	lost    bool      // the session's token is dead, and no login could be sent for another
-	outage  string    // why the last request had no answer, "" when it had one
+	outage  error     // why the last request had no answer, nil when it had one
 	trouble string    // why the last login failed, "" after a good one
 	refused *refusal  // the last login that Vault refused, nil when none since
+
+	unwrapped secret.Text   // the secret id that a wrapping token was used up for, for later logins
+	deaths    uint64        // how often a token was found dead
+	news      chan struct{} // closed, and replaced, when Vault goes, comes back, or begins to refuse the daemon
 }
 
 // Status is how the daemon stands with Vault.
@@ -67,8 +73,8 @@ func New(c Config) (*Client, error) {
 		return nil, err
 	}
 	client := &Client{
-		config: c, paths: c.paths(), pace: defaultPace, bound: &boundTransport{base: rt},
-		loginTurn: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		config: c, paths: c.paths(), pace: defaultPace, bound: &boundTransport{base: rt}, sent: &rt.sent,
+		loginTurn: make(chan struct{}, 1), changed: make(chan struct{}, 1), news: make(chan struct{}),
 	}
 	client.loginTurn <- struct{}{}
 	for to, through := range map[**conn]http.RoundTripper{&client.main: rt, &client.entry: rt, &client.renew: client.bound} {
@@ -79,15 +85,19 @@ func New(c Config) (*Client, error) {
 	return client, nil
 }
 
+// Requests is how many requests were sent to Vault since New, logins, renewals
+// and what had no answer included. A connection that did not come about is none.
+func (c *Client) Requests() uint64 { return c.sent.Load() }
+
 // Status returns how things stand; it asks nobody.
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.status
 	s.Reachable = s.Reachable && !c.lost
-	s.TokenExpiry, s.Reason = c.session.expires, c.outage
-	if s.Reason == "" {
-		s.Reason = c.trouble
+	s.TokenExpiry, s.Reason = c.session.expires, c.trouble
+	if c.outage != nil {
+		s.Reason = c.outage.Error()
 	}
 	return s
 }
@@ -99,6 +109,27 @@ func (c *Client) current() session {
 	return c.session
 }
 
+// knownOutage is why the last request had no answer, nil when it had one.
+func (c *Client) knownOutage() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.outage
+}
+
+// changes returns a channel that is closed when Vault goes, comes back, or
+// begins to refuse the daemon.
+func (c *Client) changes() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.news
+}
+
+// announce tells those who wait for changes. c.mu is held.
+func (c *Client) announce() {
+	close(c.news)
+	c.news = make(chan struct{})
+}
+
 // noteAnswer records an answer of Vault's own. A 403 is what a dead token gets
 // too: it says that Vault is there, and not that what it gave still stands.
 func (c *Client) noteAnswer(status int) {
@@ -108,15 +139,24 @@ func (c *Client) noteAnswer(status int) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outage, c.status.Reachable = "", true
+	c.answered()
+}
+
+// answered records that Vault is there. c.mu is held.
+func (c *Client) answered() {
+	back := c.outage != nil
+	c.outage, c.status.Reachable = nil, true
+	if back {
+		c.announce()
+	}
 }
 
 // noteWord records that Vault answered to a token that works, or gave one.
 func (c *Client) noteWord() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.heard, c.outage = time.Now(), ""
-	c.status.Reachable, c.status.LastWord = true, c.config.Now()
+	c.heard, c.status.LastWord = time.Now(), c.config.Now()
+	c.answered()
 }
 
 // noteOutage records that Vault did not answer. A request that its own caller
@@ -127,7 +167,11 @@ func (c *Client) noteOutage(ctx context.Context, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.status.Reachable, c.outage = false, err.Error()
+	gone := c.outage == nil
+	c.status.Reachable, c.outage = false, err
+	if gone {
+		c.announce()
+	}
 }
 
 // request is one thing to ask with the daemon's token.
@@ -137,7 +181,10 @@ type request struct {
 	capability string // what a policy must grant on path
 }
 
+// send asks once. A 2xx shows that the token is alive, whatever was found before
+// it was sent.
 func (c *Client) send(ctx context.Context, r request) (answer, error) {
+	deaths := c.deathsSoFar()
 	a, err := answer{}, error(nil)
 	if r.body == nil {
 		a, err = c.main.get(ctx, r.path)
@@ -149,5 +196,8 @@ func (c *Client) send(ctx context.Context, r request) (answer, error) {
 		return answer{}, err
 	}
 	c.noteAnswer(a.status)
+	if a.ok() {
+		c.noteAlive(deaths)
+	}
 	return a, nil
 }

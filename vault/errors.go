@@ -27,6 +27,9 @@ var (
 	// does not fit: an entry without clientSecret, a wrapped key of another place,
 	// a Transit key of the wrong kind.
 	ErrMalformed = errors.New("vault holds something that does not fit")
+	// ErrAnchorMoved is returned by WriteAnchor when the anchor is of another
+	// version than the one to write over. Nothing was written.
+	ErrAnchorMoved = errors.New("the anchor was written by somebody else")
 	// ErrTooOld is returned by Unwrap when Transit's min_decryption_version is
 	// above the version that the key was wrapped under.
 	ErrTooOld = errors.New("wrapped under a version that transit no longer opens")
@@ -42,6 +45,7 @@ var (
 type noAnswer struct {
 	why   string
 	cause error // may be nil
+	busy  bool  // something that works for its answers gave one: it is asked rarely
 }
 
 func (e *noAnswer) Error() string {
@@ -54,6 +58,13 @@ func (e *noAnswer) Error() string {
 func (e *noAnswer) Is(target error) bool { return target == ErrUnreachable }
 
 func (e *noAnswer) Unwrap() error { return e.cause }
+
+// isBusy reports whether err is the answer of something that is there, and not
+// silence.
+func isBusy(err error) bool {
+	known, ok := errors.AsType[*noAnswer](err)
+	return ok && known.busy
+}
 
 // unreachable finds the noAnswer in err, or makes one in our words.
 func unreachable(err error) error {

@@ -11,9 +11,17 @@ import (
 // rights that are missing; a 404 may mean a mount that was moved. do finds out
 // which, repeats r at most once, and returns an error that names path and
 // capability. A no counts as Vault's only after a fresh login. An answer with
-// another status is the caller's to judge.
+// another status is the caller's to judge. A token that is known to be dead is
+// not sent: a login for another is tried, at most once a minute with the same
+// credentials.
 func (c *Client) do(ctx context.Context, r request) (answer, error) {
 	before := c.current()
+	if c.knownDead(before.generation) {
+		if err := c.replace(ctx, before.generation); err != nil {
+			return answer{}, err
+		}
+		before = c.current()
+	}
 	a, err := c.send(ctx, r)
 	switch {
 	case err != nil:
@@ -47,7 +55,7 @@ func (c *Client) heal(ctx context.Context, r request, before session) error {
 	if c.current().generation != before.generation {
 		return nil
 	}
-	alive, err := c.tokenAlive(ctx)
+	alive, err := c.askAbout(ctx, before.generation)
 	if err != nil {
 		return err
 	}
@@ -100,14 +108,35 @@ func (c *Client) noteDead(generation uint64, refused bool) (news bool) {
 	lost, denied := !refused, c.status.Denied || refused
 	news = lost != c.lost || denied != c.status.Denied
 	c.lost, c.status.Denied = lost, denied
+	c.deaths++
+	if news {
+		c.announce()
+	}
 	return news
 }
 
-// noteAlive records that Vault knows the token.
-func (c *Client) noteAlive() {
+// knownDead reports whether the token of that generation was found dead, and
+// nothing has shown since that it is not.
+func (c *Client) knownDead(generation uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lost, c.status.Denied = false, false
+	return c.session.generation == generation && (c.lost || c.status.Denied)
+}
+
+func (c *Client) deathsSoFar() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.deaths
+}
+
+// noteAlive records that Vault took the token, in answer to a request that was
+// sent when it had been found dead that many times.
+func (c *Client) noteAlive(deaths uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deaths == deaths {
+		c.lost, c.status.Denied = false, false
+	}
 }
 
 // nothingThere reports whether a is a 404 that is about the path, and not the
@@ -138,15 +167,41 @@ func (c *Client) confirm(ctx context.Context, r request, before session) error {
 	return err
 }
 
-// tokenAlive asks whether Vault still knows the token. A policy without
-// lookup-self looks like a dead token, unless capabilities-self works.
-func (c *Client) tokenAlive(ctx context.Context) (bool, error) {
-	a, err := c.send(ctx, request{path: "auth/token/lookup-self"})
-	if err != nil || a.ok() {
-		return a.ok(), err
+// askAbout asks whether Vault still knows the token. A policy without lookup-self
+// looks like a dead token, unless capabilities-self works.
+func (c *Client) askAbout(ctx context.Context, generation uint64) (alive bool, err error) {
+	for range 2 {
+		if alive, err = c.askOnce(ctx, generation); err != nil || alive {
+			return alive, err
+		}
 	}
-	a, err = c.send(ctx, capabilitiesRequest("auth/token/lookup-self"))
-	return a.ok(), err
+	return false, nil
+}
+
+// askOnce asks in one of both ways. What was refused is not what is asked first
+// the next time.
+func (c *Client) askOnce(ctx context.Context, generation uint64) (alive bool, err error) {
+	lookup := !c.noLookup.Load()
+	r := request{path: lookupPath}
+	if !lookup {
+		r = capabilitiesRequest(lookupPath)
+	}
+	a, err := c.send(ctx, r)
+	switch {
+	case err != nil:
+		return false, err
+	case !a.ok():
+		c.noLookup.Store(lookup)
+		return false, nil
+	case !lookup:
+		return true, nil
+	}
+	var self selfLookup
+	if err := a.data(&self); err != nil {
+		return false, err
+	}
+	c.prolong(generation, self.left())
+	return true, nil
 }
 
 // whyDenied returns ErrDenied naming what the policies lack for r.

@@ -13,8 +13,10 @@ import (
 type pace struct {
 	floor   time.Duration // between two logins, and between two renewals
 	first   time.Duration // wait after the first failure
-	last    time.Duration // the longest wait after a failure
+	away    time.Duration // the longest wait while nothing is there that works for an answer
+	last    time.Duration // the longest wait after another failure
 	refused time.Duration // between two logins that Vault refuses
+	dead    time.Duration // between two questions about a token that is known to be dead
 	fresh   time.Duration // a token younger than this is not replaced because of a 403 while it lives
 }
 
@@ -27,41 +29,84 @@ func (p pace) freshFor(alive bool) time.Duration {
 	return p.floor
 }
 
-var defaultPace = pace{floor: 5 * time.Second, first: time.Second, last: 30 * time.Second, refused: time.Minute, fresh: time.Minute}
+// A Vault that is away is asked every 3 to 4 seconds, which costs it nothing, so
+// that five seconds after its return all is well; one that answers errors every 30
+// to 40, which is what an idle one is asked.
+var defaultPace = pace{
+	floor: 5 * time.Second, first: time.Second, away: 4 * time.Second, last: 40 * time.Second,
+	refused: time.Minute, dead: time.Minute, fresh: time.Minute,
+}
 
-// backoff counts failures in a row.
-type backoff struct{ failures int }
+// after is the pace once err came; heartbeat is the pace of an idle client.
+func (p pace) after(err error, heartbeat time.Duration) pace {
+	limit := heartbeat * 4 / 3
+	if errors.Is(err, ErrUnreachable) && !isBusy(err) {
+		limit = min(p.away, heartbeat)
+	}
+	p.last = min(p.last, limit)
+	p.first = min(p.first, p.last)
+	return p
+}
+
+// backoff counts failures in a row that are of one kind.
+type backoff struct {
+	failures int
+	busy     bool
+}
 
 // next is the wait after one more failure: doubled each time, capped, and
-// between half and all of it, so that many daemons do not come back as one.
+// between three quarters and all of it, so that many daemons do not come back as
+// one.
 func (b *backoff) next(p pace) time.Duration {
 	d := p.last
 	if b.failures < 16 {
 		d = min(d, p.first<<b.failures)
 	}
 	b.failures++
-	return d/2 + rand.N(d/2+1)
+	return d - rand.N(d/4+1)
+}
+
+// after is next for err. A Vault that comes back may answer errors for a moment:
+// the first ones after silence are not waited for as the last ones of many.
+func (b *backoff) after(err error, c *Client) time.Duration {
+	if busy := isBusy(err); busy != b.busy {
+		*b = backoff{busy: busy}
+	}
+	return b.next(c.pace.after(err, c.config.Heartbeat))
 }
 
 // Run keeps the token alive until ctx ends, and then returns nil. It renews the
 // token, logs in again before the token's last moment and when Vault no longer
 // knows it, and asks for a sign of life whenever nothing was heard for
-// Heartbeat. Run it once, after a first successful Login (or before: it then
-// logs in itself).
+// Heartbeat. Run it once, after a first successful Login or a Recall (or before:
+// it then logs in itself).
+//
+// A token that was revoked is noticed within Heartbeat. With the method token
+// that is the end: the file holds the same one, and Status is Denied. With a method
+// that can log in again, Run does: there the operator's switch is to take the way
+// in away first (the role, or the secret id) and then to revoke the token.
+//
+// Requests in a minute in which nothing is asked for: one per Heartbeat, beside a
+// renewal in two thirds of a lease. The same holds when Vault answers errors, or
+// refuses the daemon. While nothing answers, or a sealed Vault does, it is asked
+// every 3 to 4 s, by one request at a time.
 func (c *Client) Run(ctx context.Context) error {
-	k := &keeper{client: c, until: ctx, login: stoppedTimer(), beat: time.NewTimer(c.config.Heartbeat)}
+	k := &keeper{client: c, until: ctx, login: stoppedTimer(), beat: time.NewTimer(c.config.Heartbeat), news: c.changes()}
 	defer k.stop()
 	select {
 	case <-c.changed: // by a Login before: adopt sees it
 	default:
 	}
 	k.adopt()
+	k.heed()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-c.changed:
 			k.adopt()
+		case <-k.news:
+			k.heed()
 		case renewal := <-k.watch.renewed():
 			k.renewed(renewal)
 		case <-k.watch.ended():
@@ -94,6 +139,11 @@ type keeper struct {
 	beat   *time.Timer
 	logins backoff
 	beats  backoff
+	news   <-chan struct{} // of the client's changes
+	down   bool            // Vault was unreachable when last looked
+	wants  bool            // a login waits for Vault's return
+	asked  time.Time       // when the token was last asked about
+	told   string          // the last failed login that was logged
 }
 
 func (k *keeper) stop() {
@@ -111,7 +161,7 @@ func (k *keeper) stopWatch() {
 func (k *keeper) adopt() {
 	k.stopWatch()
 	k.login.Stop()
-	k.kept, k.logins = k.client.current(), backoff{}
+	k.kept, k.logins, k.wants, k.told = k.client.current(), backoff{}, false, ""
 	floor := k.client.pace.floor
 	switch s := k.kept; {
 	case s.generation == 0:
@@ -132,17 +182,26 @@ func (k *keeper) wantLogin(d time.Duration) {
 	k.login.Reset(max(d, 0))
 }
 
+// tryLogin logs in. While there is a token and Vault is away, the heartbeat alone
+// asks whether it is back.
 func (k *keeper) tryLogin(ctx context.Context) {
 	c := k.client
+	if k.kept.generation > 0 && c.knownOutage() != nil {
+		k.wants = true
+		return
+	}
 	err := c.loginAfter(ctx, k.kept.generation)
 	if err == nil || ctx.Err() != nil {
 		return // a new session comes through changed
 	}
-	pause := k.logins.next(c.pace)
+	pause := k.logins.after(err, c)
 	if errors.Is(err, ErrDenied) {
 		pause = c.pace.refused
 	}
-	c.config.Logger.Warn("cannot log in to vault", "error", err, "retry_in", pause)
+	if text := err.Error(); text != k.told {
+		k.told = text
+		c.config.Logger.Warn("cannot log in to vault", "error", err, "retry_in", pause)
+	}
 	k.login.Reset(pause)
 }
 
@@ -167,25 +226,47 @@ func (c *Client) prolong(generation uint64, seconds int) {
 // heartbeat asks for a sign of life, unless there was one since the last.
 func (k *keeper) heartbeat(ctx context.Context) {
 	c := k.client
+	k.beat.Reset(c.config.Heartbeat)
+	if k.kept.generation == 0 {
+		return // logins are tried, which show the same
+	}
 	before := c.Status()
 	if quiet := c.quiet(); before.Reachable && !before.Denied && quiet < c.config.Heartbeat {
 		k.beat.Reset(max(c.config.Heartbeat-quiet, time.Millisecond))
 		return
 	}
+	began := time.Now()
 	err := k.lookup(ctx)
-	if errors.Is(err, ErrUnreachable) {
-		if k.beats.failures == 0 && ctx.Err() == nil {
-			c.config.Logger.Warn("vault cannot be reached", "error", err)
-		}
-		k.beat.Reset(min(k.beats.next(c.pace), c.config.Heartbeat))
+	if !errors.Is(err, ErrUnreachable) {
+		k.beats = backoff{}
 		return
 	}
-	if !before.Reachable && c.Status().Reachable {
+	k.beat.Reset(max(k.beats.after(err, c)-time.Since(began), c.pace.first/4))
+}
+
+// heed reacts to Vault going and coming back, whoever noticed.
+func (k *keeper) heed() {
+	c := k.client
+	k.news = c.changes()
+	outage := c.knownOutage()
+	switch was := k.down; {
+	case outage != nil && !was:
+		c.config.Logger.Warn("vault cannot be reached", "error", outage)
+		if errors.Is(outage, errUnasked) {
+			k.beat.Reset(0)
+		} else if k.beats.failures == 0 {
+			k.beat.Reset(k.beats.after(outage, c))
+		}
+	case outage == nil && was:
 		c.config.Logger.Info("vault is reachable again")
+		k.beats = backoff{}
+		k.beat.Reset(c.config.Heartbeat)
+		if k.wants {
+			k.wantLogin(0)
+		}
 		k.rewatch()
 	}
-	k.beats = backoff{}
-	k.beat.Reset(c.config.Heartbeat)
+	k.down = outage != nil
 }
 
 // quiet is how long ago Vault last answered.
@@ -198,7 +279,7 @@ func (c *Client) quiet() time.Duration {
 // rewatch renews at once after an outage: the watcher's own patience with
 // errors is up to five minutes.
 func (k *keeper) rewatch() {
-	if k.watch == nil || k.watch.justNow() {
+	if k.watch == nil || k.watch.sentJustNow() {
 		return
 	}
 	s := k.client.current()
@@ -207,29 +288,20 @@ func (k *keeper) rewatch() {
 	}
 }
 
-// lookup asks about the token; a dead one is replaced.
+// lookup asks about the token; a dead one is replaced. Of one that is known to be
+// dead it asks rarely, and only once: it may have got rights back.
 func (k *keeper) lookup(ctx context.Context) error {
-	c := k.client
-	a, err := c.send(ctx, request{path: "auth/token/lookup-self"})
-	if err != nil {
-		return err
-	}
-	if a.ok() {
-		var self selfLookup
-		if err := a.data(&self); err != nil {
-			return err
+	c, generation := k.client, k.kept.generation
+	ask := c.askAbout
+	if c.knownDead(generation) {
+		ask = c.askOnce
+		if time.Since(k.asked) < c.pace.dead {
+			return c.replace(ctx, generation)
 		}
-		c.prolong(k.kept.generation, self.left())
-		c.noteAlive()
-		return nil
 	}
-	alive, err := c.tokenAlive(ctx)
-	if err != nil || alive {
+	k.asked = time.Now()
+	if alive, err := ask(ctx, generation); err != nil || alive {
 		return err
 	}
-	err = c.replace(ctx, k.kept.generation)
-	if errors.Is(err, ErrDenied) {
-		k.login.Reset(c.pace.refused)
-	}
-	return err
+	return c.replace(ctx, generation)
 }

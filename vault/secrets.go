@@ -174,6 +174,7 @@ type SecretState struct {
 	Version   int       // 0: none is held
 	HeldSince time.Time // when this version was first read
 	Confirmed time.Time // when Vault last said that it is current
+	Refused   bool      // Human API refuses this version, and there is no other to try
 	Reason    string    // why there is none, or why it is not refreshed
 }
 

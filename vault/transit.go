@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"strconv"
+	"strings"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
@@ -88,6 +90,8 @@ type transitKey struct {
 	Convergent           bool   `json:"convergent_encryption"`
 	Exportable           bool   `json:"exportable"`
 	AllowPlaintextBackup bool   `json:"allow_plaintext_backup"`
+	Latest               int    `json:"latest_version"`
+	MinDecryption        int    `json:"min_decryption_version"`
 }
 
 // fault says why the key must not be used, or "". Only a derived key binds the
@@ -106,27 +110,66 @@ func (k transitKey) fault() string {
 	return ""
 }
 
-// checkKey reads the Transit key's properties, which cannot be loosened but for
-// exportable, and remembers that they were right.
+// checkKey reads the Transit key's properties once, and remembers that they were
+// right: but for exportable they cannot be loosened, and TransitState looks again.
 func (c *Client) checkKey(ctx context.Context) error {
 	if c.keyIsFine.Load() {
 		return nil
 	}
+	_, err := c.readKey(ctx)
+	return err
+}
+
+// TransitState is where the Transit key stands.
+type TransitState struct {
+	Latest        int // version, which Wrap uses
+	MinDecryption int // version below which Unwrap fails with ErrTooOld
+}
+
+// TransitState asks Vault about the Transit key. Errors match ErrNotFound (it was
+// deleted, or nothing is mounted there), ErrMalformed (it is not of the right kind
+// any more), ErrDenied, ErrUnconfirmed or ErrUnreachable.
+func (c *Client) TransitState(ctx context.Context) (TransitState, error) {
+	key, err := c.readKey(ctx)
+	if err != nil {
+		return TransitState{}, err
+	}
+	return TransitState{Latest: key.Latest, MinDecryption: key.MinDecryption}, nil
+}
+
+// readKey reads the Transit key's properties and checks them.
+func (c *Client) readKey(ctx context.Context) (transitKey, error) {
 	path := c.paths.TransitMount + "/keys/" + c.paths.TransitKey
 	a, err := c.do(ctx, request{path: path, capability: "read"})
 	if err != nil {
-		return err
+		return transitKey{}, err
 	}
+	c.keyIsFine.Store(false)
 	if !a.ok() {
-		return fmt.Errorf("transit key %q: %w", path, a.unexpected())
+		return transitKey{}, fmt.Errorf("transit key %q: %w", path, a.unexpected())
 	}
 	var key transitKey
 	if err := a.data(&key); err != nil {
-		return fmt.Errorf("transit key %q: %w", path, err)
+		return transitKey{}, fmt.Errorf("transit key %q: %w", path, err)
 	}
-	if why := key.fault(); why != "" {
-		return fmt.Errorf("%w: the transit key %q %s; that cannot be changed, make another", ErrMalformed, path, why)
+	why := key.fault()
+	if why == "" && (key.Latest < 1 || key.MinDecryption < 0) {
+		why = "has no version"
+	}
+	if why != "" {
+		return transitKey{}, fmt.Errorf("%w: the transit key %q %s; that cannot be changed, make another", ErrMalformed, path, why)
 	}
 	c.keyIsFine.Store(true)
-	return nil
+	return key, nil
+}
+
+// WrapVersion is the version of the Transit key that a wrapped form names, 0 when
+// it is none.
+func WrapVersion(wrapped string) int {
+	if !wrappedForm.MatchString(wrapped) {
+		return 0
+	}
+	digits, _, _ := strings.Cut(strings.TrimPrefix(wrapped, "vault:v"), ":")
+	n, _ := strconv.Atoi(digits) // at most nine digits
+	return n
 }

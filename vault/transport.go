@@ -11,8 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -29,6 +31,7 @@ const (
 type transport struct {
 	base    *http.Transport
 	timeout time.Duration
+	sent    atomic.Uint64 // requests whose head was written
 }
 
 func newTransport(c Config) (*transport, error) {
@@ -87,6 +90,7 @@ func authorities(caFile string) (*x509.CertPool, error) {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), t.timeout)
 	defer cancel()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { t.sent.Add(1) }})
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, inOurWords(err)
@@ -97,7 +101,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, inOurWords(err)
 	}
 	if why := notVaultsOwn(resp.StatusCode, body); why != "" {
-		return nil, &noAnswer{why: why}
+		return nil, &noAnswer{why: why, busy: inService(resp.StatusCode)}
 	}
 	resp.Body = &wipedBody{Reader: bytes.NewReader(body), bytes: body}
 	return resp, nil
@@ -129,6 +133,14 @@ func notVaultsOwn(status int, body []byte) string {
 		return ""
 	}
 	return "it is not in service (" + strconv.Itoa(status) + ")"
+}
+
+// inService reports whether an answer that is none of Vault's own comes from
+// something that works for it. A Vault that is sealed (503) or stands by (472,
+// 473: "Default response codes" of sys/health in Vault's API documentation) says
+// so from memory.
+func inService(status int) bool {
+	return status != http.StatusServiceUnavailable && status != 472 && status != 473
 }
 
 // isObjectWith reports whether body is a JSON object with these fields.

@@ -29,9 +29,11 @@ type watch struct {
 	cancel context.CancelFunc
 	floor  time.Duration
 	soon   chan struct{} // holds an element when a renewal came too soon
+	outage func() error  // why Vault is known to be unreachable, nil when it is not
 
 	mu   sync.Mutex
-	last time.Time // of the last renewal, by the real clock
+	last time.Time // of the last renewal that was wanted, by the real clock
+	sent time.Time // of the last that was sent
 }
 
 func (k *keeper) startWatch() {
@@ -43,7 +45,7 @@ func (k *keeper) startWatch() {
 		k.wantLogin(k.kept.lease * 2 / 3)
 		return
 	}
-	k.watch = &watch{w: w, done: make(chan struct{}), floor: c.pace.floor, soon: make(chan struct{}, 1)}
+	k.watch = &watch{w: w, done: make(chan struct{}), floor: c.pace.floor, soon: make(chan struct{}, 1), outage: c.knownOutage}
 	k.watch.ctx, k.watch.cancel = context.WithCancel(k.until)
 	c.bound.watch.Store(k.watch)
 	go func(running *watch) {
@@ -86,15 +88,23 @@ func (w *watch) stop() {
 	<-w.done
 }
 
-// justNow reports whether a renewal was sent less than floor ago.
+// justNow reports whether a renewal was wanted less than floor ago.
 func (w *watch) justNow() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return !w.last.IsZero() && time.Since(w.last) < w.floor
 }
 
+// sentJustNow reports whether a renewal was sent less than floor ago.
+func (w *watch) sentJustNow() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.sent.IsZero() && time.Since(w.sent) < w.floor
+}
+
 // admit returns when a renewal may be sent, or with an error when the watch is
-// over.
+// over, or Vault is known to be away: it is not the watcher who asks whether it is
+// back.
 func (w *watch) admit() error {
 	if w.justNow() {
 		select {
@@ -106,10 +116,14 @@ func (w *watch) admit() error {
 	if w.ctx.Err() != nil {
 		return inOurWords(context.Canceled)
 	}
+	outage := w.outage()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = time.Now()
-	return nil
+	if outage == nil {
+		w.sent = w.last
+	}
+	return outage
 }
 
 // boundTransport carries the requests of the current watch, and ends them with

@@ -16,9 +16,14 @@ const maxProblems = 100
 
 // Report is what Check found.
 type Report struct {
-	Counts   map[string]int // rows by table name
-	Problems []string       // at most 100: the row's table and id in hex, and what is wrong
-	Omitted  int            // problems beyond those
+	Counts map[string]int // rows by table name
+	// States are the users that open, by state; every state that there is has one.
+	States map[string]int
+	// Ambiguous is how many clientUserIds are those of two or more users and none
+	// of them preferred.
+	Ambiguous int
+	Problems  []string // at most 100: the row's table and id in hex, and what is wrong
+	Omitted   int      // problems beyond those
 }
 
 // Check walks all tables, opens every box, and holds the tables against one
@@ -32,7 +37,7 @@ func (s *Store) Check(ctx context.Context) (Report, error) {
 		return Report{}, err
 	}
 	defer s.inUse.RUnlock()
-	c := checker{s: s, report: Report{Counts: make(map[string]int)}}
+	c := checker{s: s, report: newReport()}
 	for table, visit := range map[Table]func(context.Context, Row) error{
 		Users: c.user, Index: c.index, Sessions: c.session, Intents: c.intent, Marks: c.mark,
 	} {
@@ -50,6 +55,13 @@ func (s *Store) Check(ctx context.Context) (Report, error) {
 	}
 	slices.Sort(c.report.Problems)
 	return c.report, nil
+}
+
+func newReport() Report {
+	return Report{
+		Counts: make(map[string]int, len(Tables)),
+		States: map[string]int{string(user.Active): 0, string(user.Indeterminate): 0},
+	}
 }
 
 // checker looks at one row at a time; its methods return what is wrong with it.
@@ -94,6 +106,7 @@ func (c *checker) user(ctx context.Context, row Row) error {
 	if err != nil {
 		return err
 	}
+	c.report.States[string(u.State)]++
 	private, err := c.s.openPrivate(ctx, u)
 	if err != nil {
 		return err
@@ -122,6 +135,9 @@ func (c *checker) index(ctx context.Context, row Row) error {
 	entry, err := c.s.openIndex(ctx, row)
 	if err != nil {
 		return err
+	}
+	if entry.ambiguous() {
+		c.report.Ambiguous++
 	}
 	for _, id := range entry.rows {
 		u, err := c.s.loadUser(ctx, id)

@@ -290,7 +290,7 @@ func TestPublicNeverOpensThePrivateBox(t *testing.T) {
 		t.Error(err)
 	}
 	_, err := f.Private(f.ctx(), app, "h1")
-	if wantKind(t, err, user.StoreUnavailable); !strings.Contains(err.Error(), h1.String()) {
+	if wantKind(t, err, user.RowDamaged); !strings.Contains(err.Error(), h1.String()) {
 		t.Errorf("the error does not name the row: %v", err)
 	}
 	// A commit replaces both boxes, and so repairs it.

@@ -50,9 +50,9 @@ func TestIdsMustHashBack(t *testing.T) {
 		return true
 	}
 	_, err := f.Public(f.ctx(), app, "h1")
-	wantKind(t, err, user.StoreUnavailable)
+	wantKind(t, err, user.RowDamaged)
 	_, err = f.Intents(f.ctx())
-	wantKind(t, err, user.StoreUnavailable)
+	wantKind(t, err, user.RowDamaged)
 	f.finds("another user's ids", store.Users, h1, "hash back")
 	f.finds("another session's token", store.Intents, id, "hash back")
 	other = f.forged(keyring.Intent, seal.Intent, id, 4, nil, nil, []byte(app), []byte("h1"), intent("", "4").SessionToken.Reveal(), nil, []byte{0}, nil, []byte{0}, number(0), number(1), number(5))
@@ -83,9 +83,9 @@ func TestAnotherRowIsNoAnswer(t *testing.T) {
 	f.commit(f.begin("h2", "2"), "c2")
 	swap.asked, swap.given = f.keys.HumanRow(app, "h1"), f.keys.HumanRow(app, "h2")
 	_, err := f.Public(f.ctx(), app, "h1")
-	wantKind(t, err, user.StoreUnavailable)
+	wantKind(t, err, user.RowDamaged)
 	_, err = f.Private(f.ctx(), app, "h1")
-	wantKind(t, err, user.StoreUnavailable)
+	wantKind(t, err, user.RowDamaged)
 	swap.asked = [32]byte{}
 }
 
@@ -143,7 +143,7 @@ func TestIntentsNamesWhatItCannotOpen(t *testing.T) {
 		return true
 	}
 	all, err := f.Intents(f.ctx())
-	if wantKind(t, err, user.StoreUnavailable); !strings.Contains(err.Error(), bad.String()) {
+	if wantKind(t, err, user.RowDamaged); !strings.Contains(err.Error(), bad.String()) {
 		t.Errorf("the error does not name it: %v", err)
 	}
 	if len(all) != 1 || all[0].Arrival != good.Arrival {

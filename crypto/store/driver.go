@@ -68,7 +68,8 @@ type Batch struct {
 	// call the driver.
 	Arrive func(n uint64) (Op, error)
 	// Spare: the batch keeps what was received already, and may use the disk that
-	// is held in reserve. Without it a batch fails with ErrFull while Low says so.
+	// is held in reserve. Without it a batch fails with ErrFull while Low says so,
+	// also one that would only free room. The keyring's swaps may use the reserve.
 	Spare bool
 }
 
@@ -112,12 +113,32 @@ type Driver interface {
 	// share a commit. Arrival numbers grow in the order in which batches take
 	// effect, and none is ever given to two batches that took effect.
 	//
-	// ErrConflict and ErrFenced mean that nothing was written. Any other error
-	// means that the batch may or may not have taken effect; one that matches
+	// ErrConflict, ErrFenced and ErrFull mean that nothing was written. Any other
+	// error means that the batch may or may not have taken effect; one that matches
 	// ErrBroken means besides that the driver takes no more writes. A ctx that
 	// ends while the batch waits for its turn withdraws it; later it has no effect.
 	Apply(ctx context.Context, b Batch) error
-	// Size is what the store occupies, in bytes.
+	// Position grows with every transaction that changed something, and says as
+	// of when a store is: a copy put back has an older one. What it counts from is
+	// the driver's business. It never names more than is durable.
+	Position(ctx context.Context) (uint64, error)
+	// Low is nil, or why nothing new should begin: the reserve, which keeps room
+	// for what was received already, is not whole. It does not wait for the disk;
+	// asking makes the driver look again soon, at most once a second, so that Low
+	// is nil by itself after room has returned.
+	Low() error
+	// Snapshot calls visit once with the store as of one moment between call and
+	// return, while writes go on. It is not held back by them, but what is removed
+	// or replaced meanwhile keeps its room until visit has returned. Its error, and
+	// that of ctx, end it. Writes may end a snapshot that would fill the disk:
+	// ErrFull.
+	Snapshot(ctx context.Context, visit func(Snapshot) error) error
+	// Load fills a store that has no row and no keyring (else: an error, and
+	// nothing is written), in transactions of bounded size. The keyring comes
+	// last: a Load that failed, or was cut short, leaves no keyring and cannot be
+	// opened as a store nor loaded again. Nothing else writes meanwhile.
+	Load(ctx context.Context, i Image) error
+	// Size is what the store's content occupies, in bytes, without the reserve.
 	Size() (int64, error)
 	// Close waits for the calls in flight. Calls after it fail.
 	Close() error
@@ -130,9 +151,10 @@ var (
 	// ErrFenced is returned by Driver.Apply when the keyring was changed since
 	// the batch was sealed.
 	ErrFenced = errors.New("the keyring was changed meanwhile")
-	// ErrFull is matched when there is no room on the disk for the batch, or none
-	// beyond the reserve. Nothing was written, and a later batch may succeed.
-	ErrFull = errors.New("the disk is full")
+	// ErrFull is matched when the disk takes no more: there is no room for the
+	// batch, or none beyond the reserve, a quota is used up, or the file system
+	// became read-only. Nothing was written, and a later batch may succeed.
+	ErrFull = errors.New("the disk takes no more")
 	// ErrBroken is matched by every write after one whose sync failed: what is
 	// on disk is not known, and only opening anew finds out. Reads go on.
 	ErrBroken = errors.New("an earlier write failed, and the store takes no more until it is opened anew")

@@ -84,6 +84,9 @@ type indexEntry struct {
 // full reports whether it takes no more: a user may then be missing from it.
 func (e indexEntry) full() bool { return len(e.rows) == maxIndexRows }
 
+// ambiguous reports whether it says only that it cannot say.
+func (e indexEntry) ambiguous() bool { return e.preferred == noneChosen && len(e.rows) > 1 }
+
 type session struct {
 	outcome  user.Outcome
 	failure  user.Failure

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/tokenvault/tokenvault/crypto/keyring"
@@ -54,7 +53,7 @@ func (s *Store) Private(ctx context.Context, app user.ClientID, human user.Human
 	}
 	private, err := s.openPrivate(ctx, row)
 	if err != nil {
-		return user.Record{}, unavailable("open "+at(Users, row.id), err)
+		return user.Record{}, opening(Users, row.id, err)
 	}
 	return user.Record{Public: row.Public, Private: private}, nil
 }
@@ -73,13 +72,18 @@ func (s *Store) ByClientUserID(ctx context.Context, app user.ClientID, id user.C
 		return user.Public{}, err
 	case revision == 0:
 		return user.Public{}, user.Fail(user.UnknownUser, "no user of the app under that clientUserId")
-	case entry.preferred == noneChosen && len(entry.rows) > 1:
+	case entry.ambiguous():
 		return user.Public{}, user.Fail(user.AmbiguousUser, "%d users of the app under that clientUserId", len(entry.rows))
 	}
 	chosen := entry.rows[0]
 	if entry.preferred != noneChosen {
 		chosen = entry.rows[entry.preferred]
 	}
+	return s.named(ctx, app, id, chosen)
+}
+
+// named loads a user whom an index entry names, and does not believe it.
+func (s *Store) named(ctx context.Context, app user.ClientID, id user.ClientUserID, chosen seal.RowID) (user.Public, error) {
 	row, err := s.loadUser(ctx, chosen)
 	if err != nil {
 		return user.Public{}, err
@@ -174,7 +178,7 @@ func (s *Store) Intents(ctx context.Context) ([]user.Intent, error) {
 	err := s.walk(ctx, Intents, func(row Row) error {
 		in, err := s.openIntent(ctx, row)
 		if err != nil {
-			bad = append(bad, fmt.Errorf("open %s: %w", at(Intents, row.Key), err))
+			bad = append(bad, opening(Intents, row.Key, err))
 			return nil
 		}
 		out = append(out, in)
@@ -223,7 +227,7 @@ func (s *Store) loadNamed(ctx context.Context, app user.ClientID, human user.Hum
 	return row, err
 }
 
-func stranger(id seal.RowID) error { return unavailable("open "+at(Users, id), errStranger) }
+func stranger(id seal.RowID) error { return opening(Users, id, errStranger) }
 
 // load opens a row as id, whatever the driver says that it is. Its caller checks
 // the ids inside.
@@ -238,7 +242,7 @@ func (s *Store) load(ctx context.Context, id seal.RowID) (userRow, error) {
 	row.Key = id
 	out, err := s.openRecord(ctx, row)
 	if err != nil {
-		return userRow{}, unavailable("open "+at(Users, id), err)
+		return userRow{}, opening(Users, id, err)
 	}
 	return out, nil
 }
@@ -289,7 +293,7 @@ func (s *Store) loadIndex(ctx context.Context, id seal.RowID) (indexEntry, uint6
 	}
 	entry, err := s.openIndex(ctx, row)
 	if err != nil {
-		return indexEntry{}, 0, unavailable("open "+at(Index, id), err)
+		return indexEntry{}, 0, opening(Index, id, err)
 	}
 	return entry, row.Revision, nil
 }
@@ -313,7 +317,7 @@ func (s *Store) loadSession(ctx context.Context, id seal.RowID) (session, uint64
 	}
 	done, err := s.openSession(ctx, row)
 	if err != nil {
-		return session{}, 0, unavailable("open "+at(Sessions, id), err)
+		return session{}, 0, opening(Sessions, id, err)
 	}
 	return done, row.Revision, nil
 }
@@ -338,7 +342,7 @@ func (s *Store) loadIntent(ctx context.Context, id seal.RowID) (user.Intent, boo
 	}
 	in, err := s.openIntent(ctx, row)
 	if err != nil {
-		return user.Intent{}, false, unavailable("open "+at(Intents, id), err)
+		return user.Intent{}, false, opening(Intents, id, err)
 	}
 	return in, true, nil
 }

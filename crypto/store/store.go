@@ -49,8 +49,9 @@ type Config struct {
 
 // Store is the sealed store. All methods may be called concurrently. Its errors
 // are *user.Error where a caller can act on them; their kinds are named at each
-// method. Possible everywhere are StoreUnavailable (the driver failed, a row is
-// not what it must be, the Store is closed) and VaultStale (keys were wiped).
+// method. Possible everywhere are StoreUnavailable (the driver failed, its disk is
+// full, the Store is closed), RowDamaged (a row is there and is not what this store
+// wrote: waiting does not help) and VaultStale (keys were wiped, or cannot be had).
 type Store struct {
 	driver Driver
 	keys   *keyring.Keyring
@@ -126,6 +127,43 @@ func (s *Store) Ready() error {
 	return nil
 }
 
+// Low is nil, or why nothing new is begun: the disk is nearly full. It is of kind
+// StoreUnavailable, and the reason is in it. What was received already is stored
+// from the driver's reserve.
+func (s *Store) Low() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.inUse.RUnlock()
+	return s.low()
+}
+
+func (s *Store) low() error {
+	if err := s.driver.Low(); err != nil {
+		return unavailable("begin nothing new", err)
+	}
+	return nil
+}
+
+// Empty reports whether there is nothing that a user could miss: no user, no
+// session, no intent.
+func (s *Store) Empty(ctx context.Context) (bool, error) {
+	if err := s.enter(); err != nil {
+		return false, err
+	}
+	defer s.inUse.RUnlock()
+	for _, t := range []Table{Users, Sessions, Intents} {
+		rows, err := s.driver.Scan(ctx, t, nil, 1)
+		if err != nil {
+			return false, unavailable("scan "+t.String(), err)
+		}
+		if len(rows) > 0 {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // enter takes inUse for reading, unless it returns an error.
 func (s *Store) enter() error {
 	s.inUse.RLock()
@@ -149,6 +187,24 @@ func unavailable(what string, err error) error {
 		return user.Fail(user.VaultStale, "%s: %w", what, err)
 	}
 	return user.Fail(user.StoreUnavailable, "%s: %w", what, err)
+}
+
+// opening gives a kind to the error of opening a row: RowDamaged when what is
+// there was altered, moved or never written by this store.
+func opening(t Table, id [32]byte, err error) error {
+	if user.KindOf(err) == "" && damaged(err) {
+		return user.Fail(user.RowDamaged, "open %s: %w", at(t, id), err)
+	}
+	return unavailable("open "+at(t, id), err)
+}
+
+func damaged(err error) bool {
+	for _, is := range []error{errFormat, errRevision, errStranger, seal.ErrMalformed, seal.ErrTampered, keyring.ErrUnknownKey} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
 }
 
 // at names a row in an error.
@@ -202,5 +258,17 @@ func (s *Store) refresh(ctx context.Context) error {
 	if version == s.keys.Version() {
 		return nil
 	}
-	return s.keys.Reload(ctx)
+	return s.reload(ctx)
+}
+
+// reload is VaultStale when the driver has a keyring whose keys cannot be had.
+func (s *Store) reload(ctx context.Context) error {
+	err := s.keys.Reload(ctx)
+	if err == nil || errors.Is(err, keyring.ErrDamaged) {
+		return err
+	}
+	if _, _, unread := s.driver.LoadKeyring(ctx); unread != nil {
+		return err
+	}
+	return user.Fail(user.VaultStale, "unwrap the keys: %w", err)
 }

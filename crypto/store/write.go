@@ -28,13 +28,21 @@ const maxAttempts = 100
 // Begin writes an intent durably and returns it with its arrival number and the
 // store's incarnation. ErrSessionKnown when the session token is known. After
 // StoreUnavailable the intent may be there all the same; it is then found by
-// Intents after the next start.
+// Intents after the next start. RowDamaged when the user's row does not open, so
+// that no session token is spent on tokens that could not be stored; for the same
+// reason StoreUnavailable while the disk is low.
 func (s *Store) Begin(ctx context.Context, in user.Intent) (user.Intent, error) {
 	if err := s.enter(); err != nil {
 		return user.Intent{}, err
 	}
 	defer s.inUse.RUnlock()
 	id := s.keys.SessionRow(in.ClientID, in.SessionToken)
+	if err := s.low(); err != nil {
+		return user.Intent{}, err
+	}
+	if _, err := s.loadNamed(ctx, in.ClientID, in.HumanID); err != nil {
+		return user.Intent{}, err
+	}
 	var stale uint64 // revision of a session that nobody remembers any more
 	err := s.retry(ctx, "write the intent", func() error {
 		in.Incarnation = s.keys.Incarnation()
@@ -130,6 +138,7 @@ func (s *Store) Commit(ctx context.Context, in user.Intent, rec user.Record) (us
 
 func (s *Store) commitOnce(ctx context.Context, in user.Intent, rec user.Record) (user.Result, error) {
 	d := s.draft()
+	d.batch.Spare = true
 	cur, err := s.loadNamed(ctx, in.ClientID, in.HumanID)
 	if err != nil {
 		return user.Result{}, err
@@ -183,6 +192,7 @@ func (s *Store) Finish(ctx context.Context, in user.Intent, outcome user.Outcome
 
 func (s *Store) finishOnce(ctx context.Context, in user.Intent, outcome user.Outcome, failure user.Failure) error {
 	d := s.draft()
+	d.batch.Spare = true
 	d.end(in, outcome, failure)
 	if outcome != user.IndeterminateOutcome {
 		return d.apply(ctx)
@@ -240,7 +250,7 @@ func (s *Store) kept(ctx context.Context, cur userRow, seal func(user.Private)) 
 	if cur.exists() {
 		var err error
 		if private, err = s.openPrivate(ctx, cur); err != nil {
-			return unavailable("open "+at(Users, cur.id), err)
+			return opening(Users, cur.id, err)
 		}
 	}
 	defer private.AccessToken.Wipe()
@@ -277,7 +287,7 @@ func (s *Store) retry(ctx context.Context, what string, attempt func() error) er
 		case err == nil, errors.Is(err, ErrSessionKnown), errors.Is(err, ErrIntentGone):
 			return err
 		case errors.Is(err, ErrFenced):
-			err = s.keys.Reload(ctx)
+			err = s.reload(ctx)
 		case errors.Is(err, ErrConflict):
 			err = ctx.Err()
 		}
@@ -291,14 +301,28 @@ func (s *Store) retry(ctx context.Context, what string, attempt func() error) er
 // draft is a batch in the making. The fence is read before any key is used, so
 // a key that is retired meanwhile fails the batch.
 type draft struct {
-	s     *Store
-	batch Batch
-	err   error // the first one; apply returns it
+	s       *Store
+	batch   Batch
+	entries map[seal.RowID]*pending // those that apply will seal, if they changed
+	err     error                   // the first one; apply returns it
+}
+
+// pending is an index entry as the batch will leave it.
+type pending struct {
+	indexEntry
+	revision uint64 // that is there now, 0: none
+	changed  bool
 }
 
 func (s *Store) draft() *draft { return &draft{s: s, batch: Batch{Fence: s.keys.Version()}} }
 
 func (d *draft) apply(ctx context.Context) error {
+	for key, e := range d.entries {
+		if e.changed {
+			box := d.sealed(keyring.Public, seal.Index, key, e.revision+1, encodeIndex(e.indexEntry))
+			d.add(Op{Table: Index, Key: key, Expect: e.revision, Revision: e.revision + 1, Value: box})
+		}
+	}
 	if d.err != nil {
 		return d.err
 	}
@@ -356,20 +380,33 @@ func (d *draft) index(ctx context.Context, r record, id seal.RowID) {
 	if r.ClientUserID == "" || d.err != nil {
 		return
 	}
-	key := d.s.keys.IndexRow(r.ClientID, r.ClientUserID)
+	e := d.entry(ctx, d.s.keys.IndexRow(r.ClientID, r.ClientUserID))
+	if e == nil || slices.Contains(e.rows, id) || e.full() {
+		return
+	}
+	e.rows, e.changed = append(e.rows, id), true
+}
+
+// entry is the index entry as it is, or as the batch has made it so far; nil after
+// an error.
+func (d *draft) entry(ctx context.Context, key seal.RowID) *pending {
+	if e := d.entries[key]; e != nil {
+		return e
+	}
 	entry, revision, err := d.s.loadIndex(ctx, key)
-	switch {
-	case err != nil:
+	if err != nil {
 		d.err = err
-		return
-	case slices.Contains(entry.rows, id) || entry.full():
-		return
-	case revision == 0:
+		return nil
+	}
+	if revision == 0 {
 		entry.preferred = noneChosen
 	}
-	entry.rows = append(entry.rows, id)
-	box := d.sealed(keyring.Public, seal.Index, key, revision+1, encodeIndex(entry))
-	d.add(Op{Table: Index, Key: key, Expect: revision, Revision: revision + 1, Value: box})
+	if d.entries == nil {
+		d.entries = make(map[seal.RowID]*pending, 1)
+	}
+	e := &pending{indexEntry: entry, revision: revision}
+	d.entries[key] = e
+	return e
 }
 
 // end removes the intent and keeps the session, if the outcome leaves one.

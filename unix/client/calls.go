@@ -125,6 +125,32 @@ func (c *Client) AdminStoreCheck(ctx context.Context) (api.StoreCheck, error) {
 	return do[api.StoreCheck](ctx, c, call{method: http.MethodPost, path: "/v1/admin/store/check"})
 }
 
+// AdminReload makes the daemon read its configuration again. A refusal is no
+// error: the verdict says why.
+func (c *Client) AdminReload(ctx context.Context) (api.Verdict, error) {
+	return do[api.Verdict](ctx, c, call{method: http.MethodPost, path: "/v1/admin/reload"})
+}
+
+// AdminAccept makes the daemon take a store that it found to be rolled back. seen
+// is the Rollback.Seen that was looked at. A refusal is no error.
+func (c *Client) AdminAccept(ctx context.Context, seen string) (api.Verdict, error) {
+	return do[api.Verdict](ctx, c, call{method: http.MethodPost, path: "/v1/admin/store/accept", body: map[string]string{"seen": seen}})
+}
+
+// AdminCandidates lists all users under a clientUserId; none is no error.
+func (c *Client) AdminCandidates(ctx context.Context, clientID user.ClientID, id user.ClientUserID) (api.Candidates, error) {
+	return do[api.Candidates](ctx, c, call{method: http.MethodGet, path: "/v1/admin/users/candidates", query: app(clientID), header: clientUser(id)})
+}
+
+// AdminPrefer makes humanID the user that the clientUserId names.
+func (c *Client) AdminPrefer(ctx context.Context, clientID user.ClientID, id user.ClientUserID, humanID user.HumanID) (api.User, error) {
+	body := map[string]string{"clientUserId": string(id), "humanId": string(humanID)}
+	if clientID != "" {
+		body["clientId"] = string(clientID)
+	}
+	return do[api.User](ctx, c, call{method: http.MethodPost, path: "/v1/admin/users/prefer", body: body})
+}
+
 // UserQuery names users by exactly one of HumanID, ClientUserID and State.
 type UserQuery struct {
 	ClientID     user.ClientID // may be "" with State, for all apps, and where there is one app

@@ -116,14 +116,7 @@ func (q *call) users() reply {
 		return q.fail(err)
 	}
 	b := newBuffer()
-	b.b = append(b.b, `{"users":[`...)
-	for i, p := range list {
-		if i > 0 {
-			b.b = append(b.b, ',')
-		}
-		b.b = appendUser(b.b, p)
-	}
-	b.b = append(b.b, `]}`...)
+	b.b = append(appendUsers(b.b, list), '}')
 	return success(b)
 }
 

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"errors"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
@@ -65,4 +67,69 @@ func (q *call) checkStore() reply {
 		c.Problems = []string{}
 	}
 	return marshal(http.StatusOK, c)
+}
+
+// reload and accept are asked while the daemon starts, too. Why one was refused
+// is for administrators of all apps, and the answer.
+func (q *call) reload() reply {
+	if q.server.admin == nil {
+		return refuse(api.Starting)
+	}
+	return q.verdict(q.server.admin.Reload(q.r.Context()))
+}
+
+func (q *call) accept() reply {
+	if q.server.admin == nil {
+		return refuse(api.Starting)
+	}
+	return q.verdict(q.server.admin.Accept(q.r.Context(), q.in.seen))
+}
+
+func (q *call) verdict(err error) reply {
+	v := api.Verdict{OK: err == nil, Refused: []string{}}
+	q.event.Outcome = "done"
+	if err != nil {
+		_, known := errors.AsType[*user.Error](err)
+		if known || q.r.Context().Err() != nil {
+			q.event.Outcome = ""
+			return q.fail(err)
+		}
+		q.event.Outcome = "refused"
+		v.Refused = strings.Split(err.Error(), "\n")
+	}
+	return marshal(http.StatusOK, v)
+}
+
+// prefer decides which user a clientUserId names.
+func (q *call) prefer() reply {
+	if q.server.admin == nil {
+		return refuse(api.Starting)
+	}
+	p, err := q.server.admin.Prefer(q.r.Context(), q.in.app, q.in.expected, q.in.human)
+	if err != nil {
+		return q.fail(err)
+	}
+	b := newBuffer()
+	b.b = appendUser(b.b, p)
+	return success(b)
+}
+
+// candidates shows all users under a clientUserId; an unknown one has none.
+func (q *call) candidates() reply {
+	if q.server.admin == nil {
+		return refuse(api.Starting)
+	}
+	list, preferred, err := q.server.admin.Candidates(q.r.Context(), q.in.app, q.in.expected)
+	if err != nil && user.KindOf(err) != user.UnknownUser {
+		return q.fail(err)
+	}
+	var name user.HumanID
+	if preferred >= 0 && preferred < len(list) {
+		name = list[preferred].HumanID
+	}
+	b := newBuffer()
+	b.b = appendUsers(b.b, list)
+	b.b = appendField(b.b, `,"preferred":`, string(name))
+	b.b = append(b.b, '}')
+	return success(b)
 }

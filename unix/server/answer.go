@@ -19,6 +19,7 @@ type reply struct {
 	code    api.Code // "" on success
 	message string   // of a refusal; "": the code's own
 	retry   time.Duration
+	final   bool    // a 503 without Retry-After: waiting does not help
 	allow   string  // of a 405
 	body    *buffer // of a success
 }
@@ -59,19 +60,20 @@ func marshal(status int, v any) reply {
 // Header values that never change; net/http does not write to them.
 var (
 	jsonType = []string{"application/json"}
+	rawType  = []string{"application/octet-stream"}
 	noStore  = []string{"no-store"}
 	closing  = []string{"close"}
 )
 
-// write answers. It is the only place that writes to a caller.
+// write answers. It and stream.go are the only places that write to a caller.
 func (q *call) write(rep reply) {
 	q.finishBody()
-	h := q.w.Header()
-	h["Content-Type"], h["Cache-Control"], h[api.HeaderRequestID] = jsonType, noStore, q.id[:]
-	if q.close || q.conn.pathHost || q.server.draining.Load() {
-		h["Connection"] = closing
+	if q.streaming {
+		q.endStream(rep)
+		return
 	}
-	if rep.status == http.StatusTooManyRequests || rep.status == http.StatusServiceUnavailable {
+	h := q.head(jsonType)
+	if rep.status == http.StatusTooManyRequests || rep.status == http.StatusServiceUnavailable && !rep.final {
 		seconds := (max(rep.retry, time.Second) + time.Second - 1) / time.Second
 		h["Retry-After"] = []string{strconv.FormatInt(int64(seconds), 10)}
 	}
@@ -85,6 +87,16 @@ func (q *call) write(rep reply) {
 	q.w.WriteHeader(rep.status)
 	_, _ = q.w.Write(rep.body.b) // a caller that is gone cannot be told
 	rep.drop()
+}
+
+// head sets what every answer has.
+func (q *call) head(contentType []string) http.Header {
+	h := q.w.Header()
+	h["Content-Type"], h["Cache-Control"], h[api.HeaderRequestID] = contentType, noStore, q.id[:]
+	if q.close || q.conn.pathHost || q.server.draining.Load() {
+		h["Connection"] = closing
+	}
+	return h
 }
 
 func (q *call) writeRefusal(h http.Header, rep reply) {
@@ -117,6 +129,18 @@ func appendUser(b []byte, p user.Public) []byte {
 	b = append(b, `","updatedAt":"`...)
 	b = p.UpdatedAt.UTC().AppendFormat(b, time.RFC3339)
 	return append(b, `"}`...)
+}
+
+// appendUsers writes the beginning of an object with users.
+func appendUsers(b []byte, list []user.Public) []byte {
+	b = append(b, `{"users":[`...)
+	for i, p := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendUser(b, p)
+	}
+	return append(b, ']')
 }
 
 func appendField(b []byte, name, value string) []byte { return appendString(append(b, name...), value) }

@@ -60,7 +60,7 @@ func (q *call) readBody() ([]byte, bool, reply) {
 
 // parseBody reads JSON or a form, and merges what is nested under
 // sessionTokenObject.
-func parseBody(h http.Header, body []byte) (fields, *fault) {
+func parseBody(h http.Header, body []byte, wants fieldSet) (fields, *fault) {
 	form, f := mediaType(h, body)
 	if f != nil {
 		return fields{}, f
@@ -71,7 +71,7 @@ func parseBody(h http.Header, body []byte) (fields, *fault) {
 	if !utf8.Valid(body) {
 		return fields{}, bad("the body is not valid UTF-8")
 	}
-	var c collector
+	c := collector{seen: wants&fieldSeen != 0, flat: wants&(fieldSeen|fieldClientUser) != 0}
 	if form {
 		f = c.form(string(body))
 	} else {

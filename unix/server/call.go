@@ -28,6 +28,8 @@ type call struct {
 	acted    bool // from here on the outcome says what was done
 	recorded bool
 	close    bool // the answer closes the connection
+	// streaming: the head is sent, and some of the body may be.
+	streaming bool
 }
 
 // ServeHTTP is called by net/http, for one request of a connection at a time.
@@ -125,6 +127,11 @@ func (s *Server) authorize(q *call) (bool, reply) {
 	if g == "" {
 		return true, reply{}
 	}
+	if q.route.allApps {
+		if apps, some := q.someApps(); some && len(apps) > 0 {
+			return false, refuse(api.NotGranted).because("this is about all apps: it takes the grant for every one of them")
+		}
+	}
 	if q.in.app == "" && q.route.needsApp(q) {
 		only, n := q.conn.view.Only(g)
 		switch {
@@ -153,10 +160,20 @@ func (s *Server) attempt(q *call) (bool, reply) {
 	if !q.route.attempt {
 		return true, reply{}
 	}
+	if q.services == nil { // an administrator's: there is no audit log yet
+		s.log.Warn("administrator acts while the daemon starts", "request_id", q.id[0], "route", q.route.name, "uid", q.conn.caller.UID, "rule", q.event.Rule)
+		return true, reply{}
+	}
 	q.name()
 	e := q.event
 	e.Kind = audit.Attempt
-	if err := q.services.Audit.Write(e); err != nil {
+	write := q.services.Audit.Write
+	if q.route.grant.IsAdmin() && s.durable[string(q.route.grant)] {
+		write = func(e audit.Event) error {
+			return q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)
+		}
+	}
+	if err := write(e); err != nil {
 		s.log.Error("audit log does not take an attempt", "request_id", q.id[0], "error", err)
 		return false, refuse(api.AuditUnavailable)
 	}
@@ -183,6 +200,10 @@ func (s *Server) outcome(q *call, rep reply) reply {
 		err = q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)
 	} else {
 		err = q.services.Audit.Write(e)
+	}
+	if err != nil && s.mayGoUnrecorded(q, err) {
+		s.goUnrecorded(q, err)
+		return rep
 	}
 	if err != nil {
 		s.log.Error("audit log does not take an outcome", "request_id", q.id[0], "error", err)

@@ -65,9 +65,13 @@ var codes = map[user.Failure]api.Code{
 	user.VaultStale:          api.VaultStale,
 	user.SecretUnavailable:   api.SecretUnavailable,
 	user.StoreUnavailable:    api.StoreUnavailable,
+	user.RowDamaged:          api.StoreUnavailable, // which says so, and no Retry-After
 	user.AuditUnavailable:    api.AuditUnavailable,
 	user.Draining:            api.Draining,
 }
+
+// damaged is what a caller is told of a row that cannot be opened.
+const damaged = "what is stored for this user cannot be opened: a row is damaged, and coming again does not help; the operator has to look at it"
 
 // retryAfter is the advice where nobody knows better.
 const retryAfter = 5 * time.Second
@@ -83,6 +87,12 @@ func refuse(c api.Code) reply {
 // because replaces the code's own message by a constant one that says more.
 func (r reply) because(message string) reply {
 	r.message = message
+	return r
+}
+
+// forGood takes the advice to come again off.
+func (r reply) forGood() reply {
+	r.final = true
 	return r
 }
 
@@ -121,6 +131,9 @@ func (q *call) fail(err error) reply {
 	}
 	if c.Status() >= 500 {
 		q.server.log.Warn("request failed", "request_id", q.id[0], "route", q.event.Route, "code", string(c), "error", err)
+	}
+	if e.Kind == user.RowDamaged && c == api.StoreUnavailable {
+		return refuse(c).because(damaged).forGood()
 	}
 	return refuse(c).after(e.RetryAfter)
 }

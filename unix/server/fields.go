@@ -27,20 +27,30 @@ const (
 // collector gathers the known fields of a body or a query.
 type collector struct {
 	query       bool
+	seen        bool // the field seen counts; elsewhere it is any field of a form or a session
+	flat        bool // nothing is nested
 	top, nested fields
 }
 
 func (c *collector) slot(in scope, name string) *value {
 	switch in {
 	case scopeTop:
-		if name == "state" && !c.query {
+		if c.ignored(name) {
 			return nil
 		}
 		return c.top.named(name)
 	case scopeNested:
+		if c.ignored(name) {
+			return nil
+		}
 		return c.nested.named(name)
 	}
 	return nil
+}
+
+// ignored are names that are known elsewhere.
+func (c *collector) ignored(name string) bool {
+	return name == "state" && !c.query || name == "seen" && !c.seen
 }
 
 // put keeps a field if it is a known one.
@@ -58,8 +68,8 @@ func (c *collector) put(in scope, name, text string) *fault {
 	return nil
 }
 
-// knownNames are all that count anywhere; state does in queries alone.
-var knownNames = []string{"humanId", "clientId", "sessionToken", "clientUserId", nest, "state"}
+// knownNames are all that count anywhere.
+var knownNames = []string{"humanId", "clientId", "sessionToken", "clientUserId", nest, "state", "seen"}
 
 // checkCase refuses a name that was meant to be a known one: ignoring it could
 // exchange for another app or another user than was asked for.
@@ -68,7 +78,7 @@ func (c *collector) checkCase(in scope, name string) *fault {
 		return nil
 	}
 	for _, known := range knownNames {
-		if name != known && strings.EqualFold(strings.TrimSpace(name), known) && (known != "state" || c.query) {
+		if name != known && strings.EqualFold(strings.TrimSpace(name), known) && !c.ignored(known) {
 			return bad("a field differs from " + known + " in case or spaces only: names are exact")
 		}
 	}
@@ -77,6 +87,9 @@ func (c *collector) checkCase(in scope, name string) *fault {
 
 // merge refuses a field that stands at the top and nested.
 func (c *collector) merge() (fields, *fault) {
+	if c.flat && c.nested != (fields{}) {
+		return fields{}, bad("the fields of this endpoint stand at the top, not under " + nest)
+	}
 	out := c.top
 	for _, name := range []string{"humanId", "clientId", "sessionToken", "clientUserId"} {
 		inner, outer := c.nested.named(name), out.named(name)

@@ -25,7 +25,7 @@ func FuzzBody(f *testing.F) {
 		if form {
 			h.Set("Content-Type", "application/x-www-form-urlencoded")
 		}
-		got, fault := parseBody(h, body)
+		got, fault := parseBody(h, body, 0)
 		if fault != nil {
 			if fault.code.Status() >= 500 || fault.code.Status() < 400 || strings.ContainsFunc(fault.message, func(r rune) bool { return r > '~' }) {
 				t.Fatalf("refused with %s", fault.code)

@@ -22,6 +22,8 @@ type fieldSet uint8
 const (
 	fieldHuman fieldSet = 1 << iota
 	fieldToken
+	fieldClientUser // which names the user here: administrators alone
+	fieldSeen
 )
 
 // input is what a request asks for, after it was checked.
@@ -33,6 +35,7 @@ type input struct {
 	expectedSet bool
 	bodyUser    value // clientUserId of a body
 	state       value // of a list
+	seen        string
 }
 
 // value is a field that may be absent.
@@ -43,7 +46,7 @@ type value struct {
 
 // fields are the fields that we know, wherever they stand.
 type fields struct {
-	humanID, clientID, sessionToken, clientUserID, state value
+	humanID, clientID, sessionToken, clientUserID, state, seen value
 }
 
 func (f *fields) named(name string) *value {
@@ -58,6 +61,8 @@ func (f *fields) named(name string) *value {
 		return &f.clientUserID
 	case "state":
 		return &f.state
+	case "seen":
+		return &f.seen
 	}
 	return nil
 }
@@ -118,6 +123,8 @@ func (q *call) understand() (bool, reply) {
 		return q.understandBody(query)
 	case q.route.human:
 		return q.checkNaming().reply()
+	case q.route.path == "/v1/admin/users/candidates":
+		return q.checkCandidates().reply()
 	case q.route.clientUser:
 		return q.selectUsers(query).reply()
 	}
@@ -127,8 +134,14 @@ func (q *call) understand() (bool, reply) {
 // checkUnread refuses what the endpoint would ignore although it may have been
 // meant to choose an app or a user.
 func (q *call) checkUnread() *fault {
+	if q.route.allApps && q.in.app != "" {
+		return bad("this endpoint is about all apps: leave clientId out")
+	}
 	if q.route.fields == 0 && q.r.ContentLength != 0 {
 		return bad("this endpoint takes no body")
+	}
+	if q.route.fields&fieldClientUser != 0 && len(q.r.Header[api.HeaderClientUserID]) > 0 {
+		return bad("the header " + api.HeaderClientUserID + " is not read here: send clientUserId in the body")
 	}
 	if q.route.grant == "" {
 		return nil
@@ -147,7 +160,7 @@ func (q *call) understandBody(query fields) (bool, reply) {
 		return false, rep
 	}
 	defer clear(body)
-	in, f := parseBody(q.r.Header, body)
+	in, f := parseBody(q.r.Header, body, q.route.fields)
 	if f == nil {
 		f = q.take(in, query)
 	}
@@ -163,15 +176,43 @@ func (q *call) take(in, query fields) *fault {
 		if !validID(in.clientID.text) {
 			return bad("clientId is empty, too long, or no plain text")
 		}
+		if q.route.allApps {
+			return bad("this endpoint is about all apps: leave clientId out")
+		}
 		q.in.app = user.ClientID(in.clientID.text)
 	}
-	if !in.humanID.set || !validID(in.humanID.text) {
-		return bad("humanId is missing, empty, too long, or no plain text; names are exact, case included")
+	wants := q.route.fields
+	if wants&fieldHuman != 0 {
+		if !validID(in.humanID.text) {
+			return bad("humanId is missing, empty, too long, or no plain text; names are exact, case included")
+		}
+		q.in.human = user.HumanID(in.humanID.text)
 	}
-	q.in.human = user.HumanID(in.humanID.text)
-	if q.route.fields&fieldToken == 0 {
-		return nil
+	if wants&fieldToken != 0 {
+		return q.takeSession(in)
 	}
+	return q.takeAdmin(in, wants)
+}
+
+// takeAdmin takes what administrators send: there the clientUserId of the body
+// names the user.
+func (q *call) takeAdmin(in fields, wants fieldSet) *fault {
+	if wants&fieldClientUser != 0 {
+		if !validID(in.clientUserID.text) {
+			return bad("clientUserId is missing, empty, too long, or no plain text; names are exact, case included")
+		}
+		q.in.expected, q.in.expectedSet = user.ClientUserID(in.clientUserID.text), true
+	}
+	if wants&fieldSeen != 0 {
+		if !validID(in.seen.text) {
+			return bad("seen is missing, empty, too long, or no plain text: it is the word that GET /v1/admin/status shows beside the rollback")
+		}
+		q.in.seen = in.seen.text
+	}
+	return nil
+}
+
+func (q *call) takeSession(in fields) *fault {
 	if in.sessionToken.text == "" {
 		return bad("sessionToken is missing or empty; names are exact, case included")
 	}
@@ -202,6 +243,13 @@ func (q *call) checkNaming() *fault {
 		return bad("with - for the humanId the header " + api.HeaderClientUserID + " must name the user")
 	case q.in.human != "" && q.in.expectedSet:
 		return bad("the path names a user and so does " + api.HeaderClientUserID + ": send one, or - in the path")
+	}
+	return nil
+}
+
+func (q *call) checkCandidates() *fault {
+	if !q.in.expectedSet {
+		return bad("the header " + api.HeaderClientUserID + " must name the user")
 	}
 	return nil
 }

@@ -67,10 +67,10 @@ func codesOf(r *route) []api.Code {
 	if r.grant != "" {
 		out = append(out, api.UnknownCaller, api.NotGranted, api.Starting)
 	}
-	if r.grant != "" && !r.grant.IsAdmin() || r.path == "/v1/admin/users" {
+	if r.grant != "" && !r.grant.IsAdmin() || r.perApp {
 		out = append(out, api.ClientIDRequired)
 	}
-	if !r.early || len(r.fails) > 0 {
+	if !r.early || r.attempt {
 		out = append(out, api.Draining)
 	}
 	if r.fields != 0 {
@@ -174,6 +174,7 @@ func TestDocumentHasTheTypes(t *testing.T) {
 		"WhoAmI": api.WhoAmI{}, "Right": api.Right{}, "Health": api.Health{}, "Error": api.Error{}, "Status": api.Status{},
 		"VaultStatus": api.VaultStatus{}, "SecretStatus": api.SecretStatus{}, "StoreStatus": api.StoreStatus{}, "ExchangeStatus": api.ExchangeStatus{},
 		"AuditStatus": api.AuditStatus{}, "Listener": api.Listener{}, "SecretCheck": api.SecretCheck{}, "StoreCheck": api.StoreCheck{},
+		"Rollback": api.Rollback{}, "Verdict": api.Verdict{}, "Candidates": api.Candidates{},
 	} {
 		var all, required []string
 		typ := reflect.TypeOf(v)

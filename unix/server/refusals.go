@@ -32,8 +32,12 @@ const (
 type noteKey struct {
 	status   int
 	code     string // "" on success
-	route    string // of a success
+	route    string // of a success, and of what was done
+	outcome  string // of what an administrator did
 	starting bool   // before the audit log was open
+	// unrecorded: public reads, whatever their answers, that the audit log did not
+	// take.
+	unrecorded bool
 }
 
 // counted is how many they are, and whose. The listener and uid are those of the
@@ -79,10 +83,18 @@ func (r *refusals) lined(uid uint32, now time.Time) bool {
 // count adds an answer to the next note.
 func (r *refusals) count(q *call, rep reply) {
 	key := noteKey{status: rep.status, code: string(rep.code), starting: q.services == nil}
-	if rep.code == "" {
-		key.route = q.route.name
+	if rep.code == "" || q.acted && q.route.attempt {
+		key.route, key.outcome = q.route.name, q.event.Outcome
 	}
+	r.note(key, q)
+}
+
+func (r *refusals) note(key noteKey, q *call) {
 	r.add(key, counted{n: 1, listener: q.conn.listener, uid: q.conn.caller.UID})
+	r.wakeUp()
+}
+
+func (r *refusals) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -135,6 +147,11 @@ func (r *refusals) flush(s *Server, log Audit) {
 		if err := log.Write(key.note(c)); err != nil {
 			s.log.Error("audit log does not take a note", "error", err)
 			r.add(key, c)
+			r.wakeUp()
+			continue
+		}
+		if key.unrecorded && s.lookups.going.CompareAndSwap(true, false) {
+			s.log.Warn("audit log works again, and has a note of what it missed", "answers", c.n)
 		}
 	}
 }
@@ -154,7 +171,12 @@ func (k noteKey) note(c counted) audit.Event {
 	} else {
 		e.Listener, e.UID = c.listener, &c.uid
 	}
-	if k.starting {
+	switch {
+	case k.unrecorded:
+		e.Outcome = "unrecorded"
+	case k.starting && k.outcome != "":
+		e.Outcome = "starting, " + k.outcome
+	case k.starting:
 		e.Outcome = "starting"
 	}
 	return e

@@ -23,8 +23,11 @@ type route struct {
 	human      bool     // the path names a user
 	clientUser bool     // X-Client-User-Id is read
 	attempt    bool     // goes on record before it is done
-	early      bool     // served before the services are open: it changes nothing, and shows no user
+	early      bool     // served before the services are open: it shows no user
 	unrecorded bool
+	public     bool           // shows nobody's secret: may go on without the audit log, where the operator wants that
+	perApp     bool           // an administrator's, about one app
+	allApps    bool           // an administrator's, who must hold the grant for every app
 	free       bool           // costs a caller nothing: its successes are aggregated as refusals are
 	fails      []user.Failure // of the services, that a caller is told; others are internal
 	act        func(*call) reply
@@ -33,17 +36,20 @@ type route struct {
 
 // What the services can fail with. Draining is everywhere.
 var (
-	failsRead     = []user.Failure{user.UnknownUser, user.AmbiguousUser, user.Forgotten, user.StoreUnavailable}
+	failsRead     = []user.Failure{user.UnknownUser, user.AmbiguousUser, user.Forgotten, user.StoreUnavailable, user.RowDamaged}
 	failsToken    = append([]user.Failure{user.VaultStale, user.SecretUnavailable}, failsRead...)
-	failsList     = []user.Failure{user.AmbiguousUser, user.StoreUnavailable}
+	failsList     = []user.Failure{user.AmbiguousUser, user.StoreUnavailable, user.RowDamaged}
 	failsUpstream = []user.Failure{
 		user.Forgotten, user.UserMismatch, user.UpstreamInvalid, user.UpstreamUnavailable, user.ExchangePending, user.TooManyWaiting,
 		user.VaultUnavailable, user.VaultStale, user.SecretUnavailable, user.StoreUnavailable, user.AuditUnavailable,
-		user.SessionRefused,
+		user.SessionRefused, user.RowDamaged,
 	}
 	failsPublicToken = append([]user.Failure{user.UnknownUser}, failsUpstream...)
 	failsExchange    = append([]user.Failure{user.SessionConflict, user.ExchangeUnknown}, failsUpstream...)
 	failsAdmin       = []user.Failure{user.StoreUnavailable, user.VaultUnavailable}
+	failsBackup      = []user.Failure{user.StoreUnavailable, user.VaultUnavailable, user.VaultStale, user.RowDamaged}
+	failsCandidates  = []user.Failure{user.StoreUnavailable, user.RowDamaged}
+	failsPrefer      = append([]user.Failure{user.UnknownUser, user.UserMismatch, user.Forgotten}, failsCandidates...)
 )
 
 // routes lists what is served; openapi.yaml describes exactly these.
@@ -51,14 +57,19 @@ var routes = func() []*route {
 	all := []*route{
 		{method: http.MethodPost, path: "/v1/connect/tokens", grant: api.GrantExchange, fields: fieldHuman | fieldToken, clientUser: true, attempt: true, fails: failsExchange, act: (*call).exchange},
 		{method: http.MethodPost, path: "/v1/connect/publictokens", grant: api.GrantPublicToken, fields: fieldHuman, attempt: true, fails: failsPublicToken, act: (*call).publicToken},
-		{method: http.MethodGet, path: "/v1/users/{humanId}", grant: api.GrantLookup, human: true, clientUser: true, fails: failsRead, act: (*call).user},
+		{method: http.MethodGet, path: "/v1/users/{humanId}", grant: api.GrantLookup, human: true, clientUser: true, public: true, fails: failsRead, act: (*call).user},
 		{method: http.MethodGet, path: "/v1/users/{humanId}/access-token", grant: api.GrantAccessToken, human: true, clientUser: true, attempt: true, fails: failsToken, act: (*call).accessToken},
-		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, fails: failsList, act: (*call).users},
+		{method: http.MethodGet, path: "/v1/users", grant: api.GrantLookup, clientUser: true, public: true, fails: failsList, act: (*call).users},
 		{method: http.MethodGet, path: "/v1/admin/status", grant: api.GrantAdminRead, early: true, act: (*call).adminStatus},
-		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, fails: failsList, act: (*call).users},
+		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, perApp: true, fails: failsList, act: (*call).users},
+		{method: http.MethodGet, path: "/v1/admin/users/candidates", grant: api.GrantAdminRead, clientUser: true, perApp: true, fails: failsCandidates, act: (*call).candidates},
+		{method: http.MethodPost, path: "/v1/admin/users/prefer", grant: api.GrantAdmin, fields: fieldHuman | fieldClientUser, perApp: true, attempt: true, fails: failsPrefer, act: (*call).prefer},
+		{method: http.MethodPost, path: "/v1/admin/reload", grant: api.GrantAdmin, allApps: true, attempt: true, early: true, act: (*call).reload},
 		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, act: (*call).checkSecrets},
 		{method: http.MethodPost, path: "/v1/admin/store/check", grant: api.GrantAdmin, fails: failsAdmin, act: (*call).checkStore},
-		{method: http.MethodGet, path: pathWhoAmI, early: true, free: true, act: (*call).whoAmI},
+		{method: http.MethodPost, path: "/v1/admin/store/backup", grant: api.GrantAdmin, allApps: true, attempt: true, fails: failsBackup, act: (*call).backup},
+		{method: http.MethodPost, path: "/v1/admin/store/accept", grant: api.GrantAdmin, fields: fieldSeen, allApps: true, attempt: true, early: true, fails: failsAdmin, act: (*call).accept},
+		{method: http.MethodGet, path: pathWhoAmI, early: true, free: true, public: true, act: (*call).whoAmI},
 		{method: http.MethodGet, path: pathHealth, early: true, unrecorded: true, act: (*call).health},
 	}
 	for _, r := range all {
@@ -69,10 +80,7 @@ var routes = func() []*route {
 
 // needsApp: the status of the daemon and a list over all apps belong to none.
 func (r *route) needsApp(q *call) bool {
-	if r.grant.IsAdmin() {
-		return r.path == "/v1/admin/users" && !q.in.state.set
-	}
-	return true
+	return !r.grant.IsAdmin() || r.perApp && !q.in.state.set
 }
 
 // find looks for the endpoint. Paths are compared as they were sent: what is
@@ -92,7 +100,7 @@ func (s *Server) find(q *call) (bool, reply) {
 	}
 	q.route, q.event.Route, q.event.Grant = r, r.name, string(r.grant)
 	switch {
-	case s.refusing.Load() && !r.early:
+	case s.refusing.Load() && (!r.early || r.attempt):
 		q.close = true
 		return false, refuse(api.Draining)
 	case q.services == nil && !r.early:

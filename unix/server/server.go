@@ -5,13 +5,15 @@
 // may do, and its services for doing it. Everything that arrives over a socket
 // is untrusted until it is small, well-formed and complete. It never logs a
 // body, a header, a query or an id, never answers with a cause, and never gives
-// an answer that the audit log could not take, with three exceptions: health is
+// an answer that the audit log could not take, with four exceptions: health is
 // not recorded. Refusals before anything was done, and whoami, are counted beyond
 // a budget, and the counts written every few seconds: those of the last seconds
 // are lost with the process. So is it while the daemon starts, when there is no
-// audit log yet: refusals, whoami and the daemon's status are counted in memory
-// and written when the log opens; when it never does, only the daemon's log says
-// how many they were.
+// audit log yet: refusals, whoami, the daemon's status, and what administrators
+// may do then (reload, accept a store) are counted in memory and written when the
+// log opens; when it never does, only the daemon's log has them. Last, the operator may
+// have public reads go on while the log takes nothing (Config.UnrecordedLookups):
+// they are counted, and noted when it works again.
 package server
 
 import (
@@ -23,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -93,6 +96,8 @@ type Server struct {
 	durable   map[string]bool
 	now       func() time.Time
 	log       *slog.Logger
+	backingUp sync.Mutex
+	lookups   unrecorded
 
 	gate     gate
 	refusals refusals
@@ -130,6 +135,7 @@ func New(c Config) (*Server, error) {
 		drainFor: c.DrainTimeout, required: maps.Clone(c.RequireClientUserID), durable: maps.Clone(c.Durable),
 		now: c.Now, log: c.Logger,
 	}
+	s.lookups.allowed = c.UnrecordedLookups
 	s.defaults()
 	s.policy.Store(c.Policy)
 	s.gate.open(limits, c.Listeners)

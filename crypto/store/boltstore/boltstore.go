@@ -49,8 +49,12 @@ type Config struct {
 	// ReadOnly opens an existing file without writing to it: Apply and
 	// SwapKeyring fail. Not possible while a daemon holds the file.
 	ReadOnly bool
-	Now      func() time.Time // nil: time.Now; for durations in the log only
-	Logger   *slog.Logger     // nil: discard
+	// Reserve is how many bytes of disk stay allocated to the file beyond what it
+	// uses, so that commits of what was received already go on when the disk is
+	// full; 0: none.
+	Reserve int64
+	Now     func() time.Time // nil: time.Now; for durations in the log only
+	Logger  *slog.Logger     // nil: discard
 }
 
 // DB is an open store. It is a store.Driver.
