@@ -39,16 +39,16 @@ type stand struct {
 	unused   bool // no user, session or intent is in the store
 }
 
-func (d *daemon) stand(ctx context.Context) (s stand, err error) {
-	if s.keys, err = keyring.Peek(ctx, d.driver); err != nil {
+func standOf(ctx context.Context, driver store.Driver) (s stand, err error) {
+	if s.keys, err = keyring.Peek(ctx, driver); err != nil {
 		return s, fmt.Errorf("look at the keys: %w", err)
 	}
-	if s.position, err = d.driver.Position(ctx); err != nil {
+	if s.position, err = driver.Position(ctx); err != nil {
 		return s, fmt.Errorf("look at the store: %w", err)
 	}
 	s.unused = true
 	for _, t := range []store.Table{store.Users, store.Sessions, store.Intents} {
-		rows, err := d.driver.Scan(ctx, t, nil, 1)
+		rows, err := driver.Scan(ctx, t, nil, 1)
 		if err != nil {
 			return s, fmt.Errorf("look at the store: %w", err)
 		}
@@ -60,12 +60,15 @@ func (d *daemon) stand(ctx context.Context) (s stand, err error) {
 // holds says whether the audit log has the line that an anchor names.
 type holds func(audit.Position) (bool, error)
 
+// isNew: there is nothing, or the first start was cut short before the anchor.
+func (s stand) isNew() bool { return !s.keys.Exists || s.keys.Generation == 1 && s.unused }
+
 // behind compares what is here with the anchor, and says what is older than it, or
 // not what it names. Nothing: the store is new, or at or ahead of its anchor.
 func (s stand) behind(a vault.Anchor, found bool, log holds) (reasons []string, err error) {
 	switch {
-	case !found && (!s.keys.Exists || s.keys.Generation == 1 && s.unused):
-		return nil, nil // new, or its first start was cut short
+	case !found && s.isNew():
+		return nil, nil
 	case !found:
 		return []string{"there is a store here, and Vault has no anchor for it"}, nil
 	case !s.keys.Exists:

@@ -59,7 +59,7 @@ func (d *daemon) compare(ctx context.Context) (*rollback, error) {
 	if err != nil {
 		return nil, err
 	}
-	here, err := d.stand(ctx)
+	here, err := standOf(ctx, d.driver)
 	if err != nil {
 		return nil, err
 	}

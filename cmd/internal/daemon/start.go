@@ -274,7 +274,7 @@ func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring) (*audit.L
 		Path: d.cfg.Audit.Path, Instance: d.cfg.Instance, Incarnation: keys.Incarnation(),
 		Signer: keys.Signer(), SubjectKey: keys.Subject(), RotateSize: int64(d.cfg.Audit.RotateSize),
 		Reserve: int64(d.cfg.Audit.Reserve),
-		Now: d.Now, Logger: d.log,
+		Now:     d.Now, Logger: d.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
