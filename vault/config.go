@@ -34,19 +34,31 @@ type Config struct {
 	Heartbeat time.Duration    // between signs of life while idle, 0 = 30 s
 }
 
-// AuthConfig is how the daemon logs in.
+// AuthConfig is how the daemon logs in. Files are read anew at every login: what
+// replaces them is used from then on.
 type AuthConfig struct {
-	Method       string // "approle" (default) | "token"
-	Mount        string // of AppRole, default "approle"
+	Method       string // "approle" (default) | "token" | "cert" | "jwt" | "kubernetes"
+	Mount        string // default: the method's name
 	RoleIDFile   string // required for approle
 	SecretIDFile string // required for approle
+	Wrapped      bool   // approle: SecretIDFile holds a response-wrapping token; see Login
 	TokenFile    string // required for token
+	Role         string // required for jwt and kubernetes; cert: "" = whichever matches
+	JWTFile      string // required for jwt; kubernetes: default ServiceAccountToken
+	CertFile     string // required for cert: PEM, with the authorities between, which is no secret
+	KeyFile      string // required for cert: PEM
 }
+
+// ServiceAccountToken is where Kubernetes mounts a pod's own token.
+const ServiceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 // The names of the auth methods.
 const (
-	methodAppRole = "approle"
-	methodToken   = "token"
+	methodAppRole    = "approle"
+	methodToken      = "token"
+	methodCert       = "cert"
+	methodJWT        = "jwt"
+	methodKubernetes = "kubernetes"
 )
 
 const (
@@ -59,7 +71,10 @@ func (c Config) withDefaults() Config {
 	defaultTo(&c.Timeout, defaultTimeout)
 	defaultTo(&c.Heartbeat, defaultHeartbeat)
 	defaultTo(&c.Auth.Method, methodAppRole)
-	defaultTo(&c.Auth.Mount, "approle")
+	defaultTo(&c.Auth.Mount, c.Auth.Method)
+	if c.Auth.Method == methodKubernetes {
+		defaultTo(&c.Auth.JWTFile, ServiceAccountToken)
+	}
 	p := c.paths().withDefaults()
 	c.KVMount, c.AppsPath, c.StatePath = p.KVMount, p.AppsPath, p.StatePath
 	c.TransitMount, c.TransitKey = p.TransitMount, p.TransitKey
@@ -98,22 +113,36 @@ func (c Config) checkPlace() error {
 }
 
 func (c Config) checkAuth() error {
-	a := c.Auth
-	switch a.Method {
-	case methodAppRole:
-		if a.RoleIDFile == "" || a.SecretIDFile == "" {
-			return errors.New("vault auth: approle needs role_id_file and secret_id_file")
-		}
-		return checkPath("auth mount", a.Mount)
-	case methodToken:
-		if a.TokenFile == "" {
-			return errors.New("vault auth: token needs token_file")
-		}
-		return nil
-	case "cert", "jwt", "kubernetes":
-		return fmt.Errorf("vault auth: this version cannot log in with %s, use approle or token", a.Method)
+	needs, ok := c.Auth.needs()[c.Auth.Method]
+	if !ok {
+		return fmt.Errorf("vault auth: there is no method %q", c.Auth.Method)
 	}
-	return fmt.Errorf("vault auth: there is no method %q", a.Method)
+	for _, n := range needs {
+		if n.value == "" {
+			return fmt.Errorf("vault auth: %s needs %s", c.Auth.Method, n.name)
+		}
+	}
+	if c.Auth.Wrapped && c.Auth.Method != methodAppRole {
+		return errors.New("vault auth: wrapped is about the secret id of approle")
+	}
+	if c.Auth.Method == methodCert && !strings.HasPrefix(c.Address, "https://") {
+		return errors.New("vault auth: cert needs an https address")
+	}
+	return checkPath("auth mount", c.Auth.Mount)
+}
+
+// setting is a field of the configuration file and its value.
+type setting struct{ name, value string }
+
+// needs is what each method cannot do without.
+func (a AuthConfig) needs() map[string][]setting {
+	return map[string][]setting{
+		methodAppRole:    {{"role_id_file", a.RoleIDFile}, {"secret_id_file", a.SecretIDFile}},
+		methodToken:      {{"token_file", a.TokenFile}},
+		methodCert:       {{"cert_file", a.CertFile}, {"key_file", a.KeyFile}},
+		methodJWT:        {{"role", a.Role}, {"jwt_file", a.JWTFile}},
+		methodKubernetes: {{"role", a.Role}, {"jwt_file", a.JWTFile}},
+	}
 }
 
 // url parses and checks Address.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
@@ -13,6 +14,9 @@ import (
 type SetupConfig struct {
 	Role  string // of AppRole, default "tokenvault"
 	Apply bool   // false: nothing is changed
+	// Wrap is how long the secret id waits to be unwrapped, at least a second: the
+	// daemon's configuration then says wrapped. 0: it is returned as it is.
+	Wrap time.Duration
 }
 
 // Step is one thing that Vault must have.
@@ -25,8 +29,9 @@ type Step struct {
 // SetupResult is what Setup found and made.
 type SetupResult struct {
 	Steps    []Step
-	RoleID   string      // "" when there is no role yet
-	SecretID secret.Text // made with Apply only; a new one each time
+	RoleID   string        // "" when there is no role yet
+	SecretID secret.Text   // made with Apply only; a new one each time, or with Wrap the wrapping token of one
+	WrapTTL  time.Duration // how long the wrapping token lives; 0: SecretID is not wrapped
 }
 
 // The role's lives of tokens: short enough that a stolen one dies within an

@@ -22,6 +22,8 @@ import (
 //	index key/rows     = HKDF(index key, salt = store id, info = enc(labelIndex, "rows"))
 //	index key/sessions = HKDF(index key, salt = store id, info = enc(labelIndex, "sessions"))
 //	keyring MAC key  = HKDF(index key, salt = store id, info = enc(labelBlob, "mac"))
+//	memory MAC key   = HKDF(index key, salt = store id, info = enc(labelBlob, "memory"))
+//	MAC of a purpose = HKDF(index key, salt = store id, info = enc(labelMAC, purpose))
 //	subject key      = HKDF(audit key, salt = store id, info = enc(labelAudit, "subject"))
 //	signer's seed    = HKDF(audit key, salt = store id, info = enc(labelAudit, "ed25519"))
 //
@@ -31,6 +33,7 @@ const (
 	labelIndex = "tokenvault/index/1"
 	labelBlob  = "tokenvault/keyring/1"
 	labelAudit = "tokenvault/audit/1"
+	labelMAC   = "tokenvault/mac/1"
 )
 
 // The kinds of ids that row ids are made of.
@@ -47,33 +50,43 @@ func wrapContext(store seal.StoreID, class Class, id seal.KeyID) []byte {
 	return sum[:]
 }
 
-// derived holds what is made of the index key and the audit key. The two keys
-// themselves are not kept.
+// derived holds the index key and the audit key and what is made of them. The two
+// themselves are for [Keyring.Memory], for [Keyring.Confirm], which may have to
+// wrap them anew, and for [Keyring.MAC].
 type derived struct {
-	rows, sessions, mac secret.MAC  // of the index key
-	subject, seed       secret.Text // of the audit key
+	index, audit                secret.Text
+	rows, sessions, mac, memory secret.MAC  // of the index key
+	subject, seed               secret.Text // of the audit key
 }
 
 func (d *derived) wipe() {
-	for _, m := range []secret.MAC{d.rows, d.sessions, d.mac} {
+	for _, m := range []secret.MAC{d.rows, d.sessions, d.mac, d.memory} {
 		m.Wipe()
 	}
-	d.subject.Wipe()
-	d.seed.Wipe()
+	for _, t := range []secret.Text{d.index, d.audit, d.subject, d.seed} {
+		t.Wipe()
+	}
 }
 
+// fromIndexKey keeps a copy of key.
 func (d *derived) fromIndexKey(key secret.Text, store seal.StoreID) (err error) {
+	d.index = clone(key)
 	if d.rows, err = submac(key, store, labelIndex, "rows"); err != nil {
 		return err
 	}
 	if d.sessions, err = submac(key, store, labelIndex, "sessions"); err != nil {
 		return err
 	}
-	d.mac, err = submac(key, store, labelBlob, "mac")
+	if d.mac, err = submac(key, store, labelBlob, "mac"); err != nil {
+		return err
+	}
+	d.memory, err = submac(key, store, labelBlob, "memory")
 	return err
 }
 
+// fromAuditKey keeps a copy of key.
 func (d *derived) fromAuditKey(key secret.Text, store seal.StoreID) (err error) {
+	d.audit = clone(key)
 	if d.subject, err = subkey(key, store, labelAudit, "subject"); err != nil {
 		return err
 	}

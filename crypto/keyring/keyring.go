@@ -54,8 +54,9 @@ var (
 	// ErrUnknownKey is returned when the keyring has no such key of that class
 	// to open with: never had, or removed.
 	ErrUnknownKey = errors.New("no such key")
-	// ErrWiped is returned for the keys of a class after [Keyring.Wipe], until a
-	// [Keyring.Reload] has unwrapped them again.
+	// ErrWiped is returned for the keys of a class after [Keyring.Wipe], and for
+	// those that an Open from memory could not have unwrapped ([Config].Away), until
+	// a [Keyring.Reload] has unwrapped them.
 	ErrWiped = errors.New("keys were wiped from memory")
 )
 
@@ -64,6 +65,20 @@ type Config struct {
 	Blob    Blob             // required
 	Wrapper Wrapper          // required
 	Now     func() time.Time // default time.Now; stands in the blob as the time a key was made
+
+	// Memory is what [Keyring.Memory] gave before a restart; default none. Keys of
+	// the same store, class and id are taken from it, and the Wrapper is asked for
+	// the others only. The caller still owns it. Memory of another store, and any
+	// where there is no keyring yet, is not looked at.
+	Memory *Memory
+	// Away reports whether an error of the Wrapper says that it cannot be reached,
+	// and not that it refuses. Beside a Memory of the same store it leaves the data
+	// keys that are missing in it wiped, until a Reload. Default: no error does.
+	Away func(error) bool
+	// TooOld reports whether an error of Unwrap says that the wrapped form is of a
+	// version which is not opened any more ([Keyring.Confirm]). Default: no error
+	// does.
+	TooOld func(error) bool
 }
 
 // Keyring holds the unwrapped keys of one store. Its methods may be called
@@ -72,8 +87,9 @@ type Config struct {
 type Keyring struct {
 	blob    Blob
 	wrapper Wrapper
+	tooOld  func(error) bool
 
-	reload sync.Mutex // one Reload at a time, and Close waits for it
+	reload sync.Mutex // one change of held at a time, and Close waits for it
 
 	mu   sync.RWMutex // guards what follows, and the bytes of the keys
 	held *held        // nil once closed
@@ -122,7 +138,8 @@ func (k *Keyring) StoreID() seal.StoreID {
 }
 
 // Incarnation is 1 for a new store, and grows whenever a backup becomes the live
-// store. It does not change while a Keyring is open.
+// store. It does not change while a Keyring is in use: [Keyring.Succeed] comes
+// before.
 func (k *Keyring) Incarnation() uint64 {
 	defer k.mu.RUnlock()
 	return k.use().doc.incarnation
@@ -252,32 +269,4 @@ func (k *Keyring) Close() {
 		k.held.wipe()
 		k.held = nil
 	}
-}
-
-// Info is what a blob says without its keys.
-type Info struct {
-	Exists      bool // false: there is no keyring yet, and all else is zero
-	StoreID     seal.StoreID
-	Incarnation uint64
-	Generation  uint64            // from 1, +1 with every change of the keyring
-	Version     uint64            // of the blob, as the driver counts
-	Digest      [sha256.Size]byte // SHA-256 of the blob
-}
-
-// Peek reads the blob without Vault, and so without proof: its HMAC is not
-// checked, and whoever can write the store can write what Peek says. The error
-// matches [ErrDamaged] when the blob is no keyring.
-func Peek(ctx context.Context, b Blob) (Info, error) {
-	l, err := load(ctx, b)
-	if err != nil || l == nil {
-		return Info{}, err
-	}
-	return Info{
-		Exists:      true,
-		StoreID:     l.doc.store,
-		Incarnation: l.doc.incarnation,
-		Generation:  l.doc.generation,
-		Version:     l.version,
-		Digest:      l.sum,
-	}, nil
 }

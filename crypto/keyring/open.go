@@ -14,7 +14,9 @@ import (
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
 
-// Open loads the keyring and unwraps its keys, one call of the Wrapper each.
+// Open loads the keyring and unwraps its keys, one call of the Wrapper each, but
+// for those that Config.Memory has. What comes from memory is believed only if the
+// blob's HMAC, and the check of each key, fit the index key in it.
 // Where there is no blob it makes a store id and keys, and swaps them in only
 // after they were unwrapped again and found whole: a Transit that wraps and does
 // not unwrap leaves nothing behind. When someone else made the keyring at the
@@ -28,12 +30,20 @@ func Open(ctx context.Context, c Config) (*Keyring, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Away == nil {
+		c.Away = never
+	}
+	if c.TooOld == nil {
+		c.TooOld = never
+	}
 	h, err := open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return &Keyring{blob: c.Blob, wrapper: c.Wrapper, held: h}, nil
+	return &Keyring{blob: c.Blob, wrapper: c.Wrapper, tooOld: c.TooOld, held: h}, nil
 }
+
+func never(error) bool { return false }
 
 func open(ctx context.Context, c Config) (*held, error) {
 	l, err := load(ctx, c.Blob)
@@ -52,7 +62,10 @@ func open(ctx context.Context, c Config) (*held, error) {
 			return nil, fmt.Errorf("load keyring: made by someone else, and gone again: %w", ErrConflict)
 		}
 	}
-	return l.unlock(ctx, c.Wrapper)
+	if c.Memory != nil && c.Memory.StoreID == l.doc.store {
+		return l.unlock(ctx, &recalled{memory: c.Memory, wrapper: viaWrapper{c.Wrapper}, away: c.Away})
+	}
+	return l.unlock(ctx, viaWrapper{c.Wrapper})
 }
 
 // create makes the keyring of a new store.
@@ -65,7 +78,7 @@ func create(ctx context.Context, c Config) (*held, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create keyring: %w", err)
 	}
-	h, err := l.unlock(ctx, c.Wrapper)
+	h, err := l.unlock(ctx, viaWrapper{c.Wrapper})
 	if err != nil {
 		return nil, fmt.Errorf("create keyring: the new keys do not unwrap: %w", err)
 	}
@@ -167,32 +180,32 @@ func (l *loaded) authentic(key secret.MAC) error {
 
 // unlock unwraps the index key, checks the MAC with it, and only then unwraps
 // the others.
-func (l *loaded) unlock(ctx context.Context, w Wrapper) (*held, error) {
+func (l *loaded) unlock(ctx context.Context, from source) (*held, error) {
 	h := &held{doc: l.doc, version: l.version, sum: l.sum}
-	if err := l.unlockInto(ctx, w, h); err != nil {
+	if err := l.unlockInto(ctx, from, h); err != nil {
 		h.wipe()
 		return nil, err
 	}
 	return h, nil
 }
 
-func (l *loaded) unlockInto(ctx context.Context, w Wrapper, h *held) error {
-	if err := l.withKey(ctx, w, Index, h.derived.fromIndexKey); err != nil {
+func (l *loaded) unlockInto(ctx context.Context, from source, h *held) error {
+	if err := l.withKey(ctx, from, Index, h.derived.fromIndexKey); err != nil {
 		return err
 	}
 	if err := l.authentic(h.derived.mac); err != nil {
 		return fmt.Errorf("open keyring of store %s: %w", l.doc.store, err)
 	}
-	if err := l.withKey(ctx, w, Audit, h.derived.fromAuditKey); err != nil {
+	from.vouch(h.derived.memory)
+	if err := l.withKey(ctx, from, Audit, h.derived.fromAuditKey); err != nil {
 		return err
 	}
-	return h.fill(ctx, w, nil)
+	return h.fill(ctx, from, nil)
 }
 
 // withKey unwraps the only key of a class for as long as use takes.
-func (l *loaded) withKey(ctx context.Context, w Wrapper, class Class, use func(secret.Text, seal.StoreID) error) error {
-	i := slices.IndexFunc(l.doc.entries, func(e entry) bool { return e.class == class })
-	key, err := l.doc.unwrap(ctx, w, l.doc.entries[i]) // check saw that there is one
+func (l *loaded) withKey(ctx context.Context, from source, class Class, use func(secret.Text, seal.StoreID) error) error {
+	key, err := from.key(ctx, l.doc, l.doc.only(class))
 	if err != nil {
 		return err
 	}
@@ -200,9 +213,15 @@ func (l *loaded) withKey(ctx context.Context, w Wrapper, class Class, use func(s
 	return use(key, l.doc.store)
 }
 
-// fill unwraps the data keys of h.doc, those that have does not hold already.
-// What have holds is copied. On an error h has what came before it.
-func (h *held) fill(ctx context.Context, w Wrapper, have map[seal.KeyID]dataKey) error {
+// only is the entry of a class that has one; check saw to that.
+func (d *document) only(class Class) entry {
+	return d.entries[slices.IndexFunc(d.entries, func(e entry) bool { return e.class == class })]
+}
+
+// fill gets the data keys of h.doc, those that have does not hold already. What
+// have holds is copied. What is away is left out, and so is wiped. On an error h
+// has what came before it.
+func (h *held) fill(ctx context.Context, from source, have map[seal.KeyID]dataKey) error {
 	h.active, h.keys = map[Class]seal.KeyID{}, map[seal.KeyID]dataKey{}
 	for _, e := range h.doc.entries {
 		if !e.class.data() || e.state == Removed {
@@ -216,30 +235,28 @@ func (h *held) fill(ctx context.Context, w Wrapper, have map[seal.KeyID]dataKey)
 			key = clone(old.text)
 		} else {
 			var err error
-			if key, err = h.doc.unwrap(ctx, w, e); err != nil {
+			if key, err = from.key(ctx, h.doc, e); errors.Is(err, errAway) {
+				continue
+			} else if err != nil {
 				return err
 			}
 		}
-		prepared, err := seal.NewKey(key, h.doc.store)
-		if err != nil {
-			key.Wipe()
-			return fmt.Errorf("%s key %s of store %s: %w", e.class, e.id, h.doc.store, err)
+		if err := h.add(e, key); err != nil {
+			return err
 		}
-		h.keys[e.id] = dataKey{text: key, prepared: prepared}
 	}
 	return nil
 }
 
-func (d *document) unwrap(ctx context.Context, w Wrapper, e entry) (secret.Text, error) {
-	key, err := w.Unwrap(ctx, e.wrapped, wrapContext(d.store, e.class, e.id))
+// add takes over key, which has the right length.
+func (h *held) add(e entry, key secret.Text) error {
+	prepared, err := seal.NewKey(key, h.doc.store)
 	if err != nil {
-		return secret.Text{}, fmt.Errorf("unwrap %s key %s of store %s: %w", e.class, e.id, d.store, err)
-	}
-	if key.Len() != seal.KeySize {
 		key.Wipe()
-		return secret.Text{}, fmt.Errorf("unwrap %s key %s of store %s: %w: it has not %d bytes", e.class, e.id, d.store, ErrDamaged, seal.KeySize)
+		return fmt.Errorf("%s key %s of store %s: %w", e.class, e.id, h.doc.store, err)
 	}
-	return key, nil
+	h.keys[e.id] = dataKey{text: key, prepared: prepared}
+	return nil
 }
 
 // Reload loads the blob again, after a write was refused because the keyring is
@@ -264,7 +281,7 @@ func (k *Keyring) Reload(ctx context.Context) error {
 		return fmt.Errorf("reload keyring of store %s: %w", old.doc.store, err)
 	}
 	next := &held{doc: l.doc, version: l.version, sum: l.sum, derived: old.derived}
-	if err := next.fill(ctx, k.wrapper, old.keys); err != nil {
+	if err := next.fill(ctx, viaWrapper{k.wrapper}, old.keys); err != nil {
 		next.wipeKeys()
 		return fmt.Errorf("reload: %w", err)
 	}
