@@ -107,5 +107,5 @@ type Verdict struct {
 // clientUserId.
 type Candidates struct {
 	Users     []User `json:"users"`     // empty, never null
-	Preferred string `json:"preferred"` // the humanId of the one that the clientUserId names; "": nobody has decided
+	Preferred string `json:"preferred"` // the humanId of the one that the clientUserId names; "": many, and nobody has decided
 }

@@ -123,6 +123,9 @@ func (q *call) candidates() reply {
 	if err != nil && user.KindOf(err) != user.UnknownUser {
 		return q.fail(err)
 	}
+	if len(list) == 1 { // nothing to decide
+		preferred = 0
+	}
 	var name user.HumanID
 	if preferred >= 0 && preferred < len(list) {
 		name = list[preferred].HumanID

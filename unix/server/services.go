@@ -65,7 +65,7 @@ type Admin interface {
 	// Prefer makes human the user that id names in app, and returns that user.
 	Prefer(ctx context.Context, app user.ClientID, id user.ClientUserID, human user.HumanID) (user.Public, error)
 	// Candidates are all users of app under id. preferred is the index of the one
-	// that id names; -1: none, because nobody has decided.
+	// that an administrator has preferred; -1: none.
 	Candidates(ctx context.Context, app user.ClientID, id user.ClientUserID) (users []user.Public, preferred int, err error)
 	// Accept takes a store that was found to be rolled back as it is. seen is
 	// api.Rollback.Seen of the status that the administrator was shown; when it is

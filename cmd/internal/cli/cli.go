@@ -70,7 +70,7 @@ func (p *program) tree() *cli.App {
 func (p *program) commands() []*cli.Command {
 	all := []*cli.Command{
 		p.serve(), p.dev(),
-		p.status(), p.users(), p.secret(),
+		p.status(), p.reload(), p.users(), p.secret(),
 		p.whoami(), p.exchange(),
 		p.config(), p.audit(), p.store(), p.vault(),
 		p.version(), p.help(),

@@ -33,7 +33,7 @@ func hints(err error) []string {
 		return a.hints
 	}
 	if refused, ok := errors.AsType[*adminError](err); ok && denied(refused.err) {
-		return []string{"be root, or ask for a [[rule]] with the grant admin-read (for the checks: admin) and for the admin socket's group"}
+		return []string{"be root, or ask for a [[rule]] with the grant admin-read (for what checks or changes something: admin) and for the admin socket's group"}
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		return codeHints[e.Code]
@@ -82,7 +82,9 @@ var codeHints = map[api.Code][]string{
 	api.UnknownCaller:     {"no rule names this user: tokenvault whoami shows who the daemon sees"},
 	api.NotGranted:        {"tokenvault whoami lists the rights that you have on this socket"},
 	api.Starting:          {"tokenvault status says what the daemon waits for"},
-	api.ClientIDRequired:  {"name the app with --client-id"},
+	api.ClientIDRequired:  {"name the app with --client-id or --app"},
+	api.AmbiguousUser:     {"tokenvault users prefer shows who they are, and decides"},
+	api.StoreUnavailable:  {"tokenvault status says how the store is, tokenvault store check which rows are damaged"},
 	api.SecretUnavailable: {"tokenvault secret check says which app has no clientSecret in Vault"},
 	api.VaultUnavailable:  {"tokenvault status says since when Vault does not answer"},
 	api.VaultStale:        {"tokenvault status says since when Vault does not answer"},

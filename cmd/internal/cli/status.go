@@ -64,6 +64,10 @@ func printHealth(w io.Writer, h api.Health) {
 
 func printStatus(w io.Writer, s api.Status) {
 	printHealth(w, s.Health)
+	if s.Rollback != nil {
+		printRollback(w, *s.Rollback)
+		fmt.Fprintln(w)
+	}
 	table(w,
 		[]string{"version", s.Version},
 		[]string{"instance", s.Instance},
@@ -75,14 +79,29 @@ func printStatus(w io.Writer, s api.Status) {
 		[]string{"store", fmt.Sprintf("%s %s, incarnation %d, %d bytes", s.Store.Backend, s.Store.ID, s.Store.Incarnation, s.Store.Bytes)},
 		[]string{"audit", fmt.Sprintf("%s, line %d", s.Audit.Path, s.Audit.Sequence)},
 		[]string{"  public key", s.Audit.PublicKey},
-		[]string{"exchanges", fmt.Sprintf("%d in flight%s", s.Exchanges.InFlight, outcomes(s.Exchanges.Outcomes))},
+		[]string{"exchanges", exchanges(s.Exchanges)},
 		[]string{"  indeterminate", count(s.Exchanges.Indeterminate, "user")},
+		[]string{"  breaker", orNone(s.Breaker)},
+		[]string{"restart memory", orNone(s.Memory)},
+		[]string{"disk", orNone(strings.Join(s.Disk, "; "))},
 	)
 	for _, l := range s.Listeners {
 		table(w, []string{"listener " + l.Name, l.Path, grantList(l.Ceiling)})
 	}
 	fmt.Fprintln(w)
 	printSecrets(w, s.Secrets)
+}
+
+func exchanges(e api.ExchangeStatus) string {
+	return fmt.Sprintf("%d in flight (%d waiting, %d uncertain, %d resuming)%s", e.InFlight, e.Waiting, e.Uncertain, e.Resuming, outcomes(e.Outcomes))
+}
+
+// orNone: nothing to say is said, too.
+func orNone(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }
 
 func outcomes(m map[string]uint64) string {
@@ -101,7 +120,11 @@ func outcomes(m map[string]uint64) string {
 func printSecrets(w io.Writer, list []api.SecretStatus) {
 	rows := [][]string{{"APP", "CLIENT ID", "VERSION", "CONFIRMED", "REASON"}}
 	for _, s := range list {
-		rows = append(rows, []string{s.App, s.ClientID, fmt.Sprint(s.Version), moment(s.Confirmed), s.Reason})
+		reason := s.Reason
+		if s.Refused && reason == "" {
+			reason = "Human API refuses it"
+		}
+		rows = append(rows, []string{s.App, s.ClientID, fmt.Sprint(s.Version), moment(s.Confirmed), reason})
 	}
 	table(w, rows...)
 }

@@ -22,9 +22,9 @@ const checkTimeout = 2 * time.Hour
 
 func (p *program) store() *cli.Command {
 	return p.command(command{
-		name: "store", usage: "check the store",
+		name: "store", usage: "check the store, back it up, and accept one that is older than what Vault remembers",
 		example: "tokenvault store check",
-		subs:    []*cli.Command{p.storeCheck()},
+		subs:    []*cli.Command{p.storeCheck(), p.storeBackup(), p.storeAccept()},
 	})
 }
 

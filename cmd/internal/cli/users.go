@@ -13,9 +13,9 @@ import (
 
 func (p *program) users() *cli.Command {
 	return p.command(command{
-		name: "users", usage: "look at the users whose tokens the daemon keeps",
+		name: "users", usage: "look at the users whose tokens the daemon keeps, and decide between them",
 		example: "tokenvault users show --client-user-id alice",
-		subs:    []*cli.Command{p.usersShow()},
+		subs:    []*cli.Command{p.usersList(), p.usersShow(), p.usersPrefer()},
 	})
 }
 
@@ -26,9 +26,8 @@ func (p *program) usersShow() *cli.Command {
 			"\"-\" reads the id from standard input.",
 		args: "[HUMAN_ID]", max: 1,
 		example: "tokenvault users show --client-user-id - < id.txt",
-		flags: []cli.Flag{socketFlag(),
-			&cli.StringFlag{Name: "client-id", Usage: "look in the app with the client id `ID`; may be left out when there is one app"},
-			&cli.StringFlag{Name: "client-user-id", Usage: "the app's own `ID` of the user, instead of HUMAN_ID"}},
+		flags: append(appFlags(), socketFlag(),
+			&cli.StringFlag{Name: "client-user-id", Usage: "the app's own `ID` of the user, instead of HUMAN_ID"}),
 		prints: true,
 		run: func(c *cli.Context) error {
 			q, err := p.userQuery(c)
@@ -36,6 +35,9 @@ func (p *program) usersShow() *cli.Command {
 				return err
 			}
 			return p.asAdmin(c, 0, func(cl *client.Client) error {
+				if q.ClientID, err = appOf(c, cl); err != nil {
+					return err
+				}
 				list, err := cl.AdminUser(c.Context, q)
 				if err != nil {
 					return fmt.Errorf("look the user up: %w", err)
@@ -55,21 +57,56 @@ func (p *program) userQuery(c *cli.Context) (client.UserQuery, error) {
 		return client.UserQuery{}, usagef("show needs either HUMAN_ID or --client-user-id ID")
 	}
 	for _, id := range []*string{&human, &own} {
-		if *id != "-" {
-			continue
-		}
-		line, err := readAll(p.Stdin)
-		if err != nil {
+		if err := p.pipedID(id); err != nil {
 			return client.UserQuery{}, err
 		}
-		if *id = strings.TrimSuffix(string(line), "\n"); *id == "" {
-			return client.UserQuery{}, usagef("standard input is empty: it wants the id")
+	}
+	return client.UserQuery{HumanID: user.HumanID(human), ClientUserID: user.ClientUserID(own)}, nil
+}
+
+// appFlags name an app, where there is more than one.
+func appFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "app", Usage: "in the app with this `NAME`; may be left out when there is one app"},
+		&cli.StringFlag{Name: "client-id", Usage: "in the app with the client id `ID`, instead of --app"},
+	}
+}
+
+// appOf is the app that the command line names; "" when it names none. The daemon
+// knows the names.
+func appOf(c *cli.Context, cl *client.Client) (user.ClientID, error) {
+	name, id := c.String("app"), c.String("client-id")
+	switch {
+	case name != "" && id != "":
+		return "", usagef("--app and --client-id name an app each: give one")
+	case name == "":
+		return user.ClientID(id), nil
+	}
+	s, err := cl.AdminStatus(c.Context)
+	if err != nil {
+		return "", fmt.Errorf("ask for the apps: %w", err)
+	}
+	for _, app := range s.Secrets {
+		if app.App == name {
+			return user.ClientID(app.ClientID), nil
 		}
 	}
-	return client.UserQuery{
-		ClientID: user.ClientID(c.String("client-id")),
-		HumanID:  user.HumanID(human), ClientUserID: user.ClientUserID(own),
-	}, nil
+	return "", usagef("the daemon has no app %q that you administer", name)
+}
+
+// pipedID reads an id that is given as "-".
+func (p *program) pipedID(id *string) error {
+	if *id != "-" {
+		return nil
+	}
+	line, err := readAll(p.Stdin)
+	if err != nil {
+		return err
+	}
+	if *id = strings.TrimSuffix(string(line), "\n"); *id == "" {
+		return usagef("standard input is empty: it wants the id")
+	}
+	return nil
 }
 
 func printUsers(w io.Writer, list []api.User) {

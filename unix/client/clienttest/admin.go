@@ -62,12 +62,12 @@ func (a *admin) Accept(context.Context, string) error { return errNotHere }
 // Backup refuses.
 func (a *admin) Backup(context.Context, io.Writer) error { return errNotHere }
 
-// Prefer refuses.
-func (a *admin) Prefer(context.Context, user.ClientID, user.ClientUserID, user.HumanID) (user.Public, error) {
-	return user.Public{}, errNotHere
+// Prefer asks the store.
+func (a *admin) Prefer(ctx context.Context, app user.ClientID, id user.ClientUserID, human user.HumanID) (user.Public, error) {
+	return a.w.server.Store.Prefer(ctx, app, id, human)
 }
 
-// Candidates refuses.
-func (a *admin) Candidates(context.Context, user.ClientID, user.ClientUserID) ([]user.Public, int, error) {
-	return nil, -1, errNotHere
+// Candidates asks the store.
+func (a *admin) Candidates(ctx context.Context, app user.ClientID, id user.ClientUserID) ([]user.Public, int, error) {
+	return a.w.server.Store.AllByClientUserID(ctx, app, id)
 }
