@@ -48,6 +48,10 @@ var (
 	hostForm    = regexp.MustCompile(`^[ -~]{0,255}$`)
 )
 
+// maxExact is the greatest whole number up to which a JSON number in Vault is exact:
+// it stores an IEEE 754 double.
+const maxExact = 1 << 53
+
 // check reports what a must not hold, in our words.
 func (a Anchor) check() error {
 	for name, fits := range map[string]bool{
@@ -57,6 +61,8 @@ func (a Anchor) check() error {
 		"auditKey":      a.AuditKey == "" || digestForm.MatchString(a.AuditKey),
 		"time":          a.Time.Year() >= 2000 && a.Time.Year() <= 9999,
 		"host":          hostForm.MatchString(a.Host),
+		"incarnation":   a.Incarnation <= maxExact, "generation": a.Generation <= maxExact, "storePosition": a.StorePosition <= maxExact,
+		"auditSegment": a.AuditSegment <= maxExact, "auditSequence": a.AuditSequence <= maxExact,
 	} {
 		if !fits {
 			return fmt.Errorf("%w: the anchor's field %s", ErrMalformed, name)
@@ -91,11 +97,6 @@ func encodeAnchor(a Anchor, cas int) ([]byte, error) {
 	return json.Marshal(map[string]any{"data": a.fields(), "options": map[string]int{"cas": cas}})
 }
 
-// noRoute is what Vault says where nothing is mounted (vault/router.go,
-// Router.routeCommon, of Vault 1.21), while an entry that never was is a 404
-// without words.
-const noRoute = "no handler for route"
-
 func (c *Client) anchorPath(instance string) (string, error) {
 	if err := checkPath("instance", instance); err != nil {
 		return "", err
@@ -129,7 +130,7 @@ func (c *Client) readAnchor(ctx context.Context, path string) (Anchor, int, erro
 		return Anchor{}, 0, err
 	}
 	defer a.forget()
-	if a.says(noRoute) {
+	if a.unmounted() {
 		return Anchor{}, 0, fmt.Errorf("%w: nothing is mounted there", ErrMalformed)
 	}
 	e, err := parseEntry(a)

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/http"
 	"sync"
@@ -21,6 +22,8 @@ type Client struct {
 	renew  *conn // the lifetime watcher's; ends with Run
 	bound  *boundTransport
 
+	identity atomic.Pointer[tls.Certificate] // shown to Vault, with the method cert; nil: none yet
+
 	loginTurn chan struct{} // holds one element while nobody logs in
 	changed   chan struct{} // holds an element when Run should look at the session
 	sent      *atomic.Uint64
@@ -37,9 +40,14 @@ type Client struct {
 	trouble string    // why the last login failed, "" after a good one
 	refused *refusal  // the last login that Vault refused, nil when none since
 
-	unwrapped secret.Text   // the secret id that a wrapping token was used up for, for later logins
-	deaths    uint64        // how often a token was found dead
-	news      chan struct{} // closed, and replaced, when Vault goes, comes back, or begins to refuse the daemon
+	unwrapped     secret.Text   // the secret id that a wrapping token was used up for, for later logins
+	unwrappedFrom secret.Text   // that token; zero: not known, the secret id was remembered
+	deaths        uint64        // how often a token was found dead
+	news          chan struct{} // closed, and replaced, when Vault goes, comes back, or begins to refuse the daemon
+
+	// Who holds loginTurn may touch these.
+	proven credentials // what logged in last
+	asked  secret.Text // the wrapping token that was sent to be unwrapped last
 }
 
 // Status is how the daemon stands with Vault.
@@ -73,11 +81,16 @@ func New(c Config) (*Client, error) {
 		return nil, err
 	}
 	client := &Client{
-		config: c, paths: c.paths(), pace: defaultPace, bound: &boundTransport{base: rt}, sent: &rt.sent,
+		config: c, paths: c.paths(), pace: defaultPace, sent: rt.sent,
 		loginTurn: make(chan struct{}, 1), changed: make(chan struct{}, 1), news: make(chan struct{}),
 	}
 	client.loginTurn <- struct{}{}
-	for to, through := range map[**conn]http.RoundTripper{&client.main: rt, &client.entry: rt, &client.renew: client.bound} {
+	entry := rt
+	if c.Auth.Method == methodCert {
+		entry = rt.present(&client.identity)
+	}
+	client.bound = &boundTransport{base: entry}
+	for to, through := range map[**conn]http.RoundTripper{&client.main: rt, &client.entry: entry, &client.renew: client.bound} {
 		if *to, err = newConn(c, through); err != nil {
 			return nil, err
 		}

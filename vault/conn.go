@@ -102,11 +102,20 @@ func (a answer) says(part string) bool {
 	return false
 }
 
+// unmounted reports that nothing is mounted where a was asked for, as Vault says it
+// (vault/router.go, Router.routeCommon, of Vault 1.21). An entry that never was is a
+// 404 without words.
+func (a answer) unmounted() bool {
+	return a.status == http.StatusNotFound && a.says("no handler for route")
+}
+
 // unexpected is the error for an answer that the caller has no better word for.
 func (a answer) unexpected() error {
 	switch {
 	case a.status == http.StatusForbidden:
 		return ErrDenied
+	case a.unmounted():
+		return fmt.Errorf("%w: nothing is mounted there", ErrNotFound)
 	case a.status == http.StatusNotFound:
 		return ErrNotFound
 	}

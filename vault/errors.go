@@ -89,7 +89,9 @@ func inOurWords(err error) *noAnswer {
 	case errors.Is(err, context.DeadlineExceeded):
 		return &noAnswer{why: "no answer in time", cause: context.DeadlineExceeded}
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // crypto/tls's word for an alert
+		return &noAnswer{why: "it ends the TLS handshake: it may want a client certificate, or not take ours", cause: op}
+	} else if ok {
 		return &noAnswer{why: "connection failed", cause: op}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

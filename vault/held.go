@@ -2,6 +2,7 @@ package vault
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type held struct {
 	used      time.Time         // when somebody last asked here
 	reread    time.Time         // when it was last read because of a refusal
 	offered   time.Time         // when previous was last offered because current was refused
+	refused   int               // the current version, when Human API refused it and nothing else was there; 0: none
 	stale     bool              // wiped because of MaxStale
 	err       error             // why the last read brought nothing
 }
@@ -84,7 +86,29 @@ func (h *held) triedBefore(t time.Time) bool {
 	return h.tried.Before(t)
 }
 
-// skip notes that Vault is known to be unreachable, as if it had been asked.
+// usable reports whether something is held that may be handed out.
+func (h *held) usable(now time.Time, c SecretsConfig) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expireLocked(now, c)
+	return h.current.Version != 0
+}
+
+// unanswered notes that Vault is known to be unreachable, as if it had been asked.
+func (h *held) unanswered(now time.Time, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tried, h.err = now, err
+}
+
+// missed reports whether the last read found Vault unreachable.
+func (h *held) missed(time.Time, SecretsConfig) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return errors.Is(h.err, ErrUnreachable)
+}
+
+// skip is unanswered, where something is held.
 func (h *held) skip(now time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -145,13 +169,13 @@ func (h *held) adopt(now time.Time, read user.ClientSecret) {
 		h.previous.Text.Wipe()
 		h.previous, h.rotated, h.offered = h.current, now, time.Time{}
 	}
-	h.current, h.since = read, now
+	h.current, h.since, h.refused = read, now, 0
 }
 
 func (h *held) wipe() {
 	h.current.Text.Wipe()
 	h.previous.Text.Wipe()
-	h.current, h.previous = user.ClientSecret{}, user.ClientSecret{}
+	h.current, h.previous, h.refused = user.ClientSecret{}, user.ClientSecret{}, 0
 	h.since, h.confirmed = time.Time{}, time.Time{}
 }
 
@@ -206,12 +230,16 @@ func (h *held) instead(now time.Time, refused int) (user.ClientSecret, bool) {
 	defer h.mu.Unlock()
 	if refused == h.current.Version {
 		if h.previous.Version == 0 {
+			h.refused = h.current.Version
 			return user.ClientSecret{}, false
 		}
 		h.offered = now
 		return handOut(h.previous), true
 	}
 	both := refused == h.previous.Version && !h.offered.IsZero() && now.Sub(h.offered) < rereadGap
+	if both {
+		h.refused = h.current.Version
+	}
 	if h.current.Version == 0 || both {
 		return user.ClientSecret{}, false
 	}
@@ -225,7 +253,7 @@ func (h *held) state() SecretState {
 }
 
 func (h *held) stateLocked() SecretState {
-	s := SecretState{ClientID: h.id, Version: h.current.Version, HeldSince: h.since, Confirmed: h.confirmed}
+	s := SecretState{ClientID: h.id, Version: h.current.Version, HeldSince: h.since, Confirmed: h.confirmed, Refused: h.refused != 0}
 	switch {
 	case h.err != nil:
 		s.Reason = h.err.Error()
@@ -233,6 +261,8 @@ func (h *held) stateLocked() SecretState {
 		s.Reason = "vault was not heard for longer than max_stale"
 	case h.current.Version == 0:
 		s.Reason = "not read yet"
+	case s.Refused:
+		s.Reason = fmt.Sprintf("Human API refuses version %d", s.Version)
 	}
 	return s
 }

@@ -103,7 +103,7 @@ func parseEntry(a answer) (entry, error) {
 	case e.Metadata.Version == 0 && a.ok():
 		return entry{}, fmt.Errorf("%w: the entry has no version (kv_mount must be KV version 2)", ErrMalformed)
 	case e.Metadata.Version == 0:
-		return entry{}, ErrNotFound
+		return entry{}, a.unexpected()
 	case !a.ok():
 		e.Data = nil // whatever a 404 carries is not there
 	}

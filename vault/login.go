@@ -9,35 +9,36 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
-	"github.com/hashicorp/vault/api/auth/approle"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
 
-// credentials is what the configured method logs in with, as its files are now.
-type credentials struct{ roleID, secretID, token secret.Text }
-
-func (k credentials) equal(o credentials) bool {
-	return k.roleID.Equal(o.roleID) && k.secretID.Equal(o.secretID) && k.token.Equal(o.token)
-}
-
-func (k credentials) wipe() {
-	k.roleID.Wipe()
-	k.secretID.Wipe()
-	k.token.Wipe()
-}
-
 // refusal is a login that Vault refused.
 type refusal struct {
-	at   time.Time
-	with credentials
-	err  error
+	at    time.Time
+	with  credentials
+	err   error
+	times int // how often they were refused in a way that counts towards a lockout
 }
 
 // Login reads the credentials from their files and logs in. Errors match
 // ErrUnreachable (try again soon) or ErrDenied (Vault refused them), or neither:
-// a file cannot be read, and nothing was sent. For a minute after a refusal the same credentials are not sent again, and Login returns
-// the same error: five bad AppRole logins lock the right one out.
+// a file cannot be read, and nothing was sent.
+//
+// For a minute after a refusal the same credentials are not sent again, and Login
+// returns the same error; AppRole's that were refused four times in a row are not
+// for 16 minutes. Five bad AppRole logins within 15 minutes lock the right one out
+// (Vault's defaults). What replaces the files is sent at once.
+//
+// With Wrapped the file holds a response-wrapping token. Unless it was made where
+// the mount makes secret ids, it is refused and not unwrapped. What was unwrapped
+// stays in memory, for later logins, until the file holds another token; a file
+// that is gone meanwhile is not missed. A token that was used already, and not by
+// this client, is an error that matches ErrDenied; no login is sent then.
+//
+// No answer depends on Vault's clock: what it says about times is how long.
+//
+// BUG: other daemons with the same role id count towards the same lockout.
 func (c *Client) Login(ctx context.Context) error {
 	return c.loginAfter(ctx, c.current().generation)
 }
@@ -54,7 +55,7 @@ func (c *Client) loginAfter(ctx context.Context, generation uint64) error {
 	if c.current().generation != generation {
 		return nil
 	}
-	with, err := c.config.Auth.read()
+	with, err := c.readCredentials()
 	if err != nil {
 		c.noteTrouble(err)
 		return fmt.Errorf("log in to vault: %w", err)
@@ -68,21 +69,38 @@ func (c *Client) loginAfter(ctx context.Context, generation uint64) error {
 		c.noteFailedLogin(ctx, with, err)
 		return err
 	}
-	with.wipe()
+	c.proven.wipe()
+	c.proven = with
 	c.take(s)
 	return nil
 }
 
-// refusedLately returns the last refusal of the same credentials, if it is
-// younger than a minute.
+// refusedLately returns the last refusal of the same credentials, if it is too
+// young to send them again.
 func (c *Client) refusedLately(with credentials) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.refused; r != nil && c.config.Now().Sub(r.at) < c.pace.refused && r.with.equal(with) {
+	r := c.refused
+	if r == nil || !r.with.equal(with) {
+		return nil
+	}
+	wait := c.pace.refused
+	if r.times >= maxBadLogins {
+		wait = lockoutReset
+	}
+	if c.config.Now().Sub(r.at) < wait {
 		return r.err
 	}
 	return nil
 }
+
+// Vault locks a role out at the fifth bad login, unless 15 minutes passed without
+// one ("User lockout" in Vault's documentation: lockout_threshold,
+// lockout_counter_reset).
+const (
+	maxBadLogins = 4
+	lockoutReset = 16 * time.Minute
+)
 
 func (c *Client) noteFailedLogin(ctx context.Context, with credentials, err error) {
 	if errors.Is(err, ErrUnreachable) {
@@ -94,8 +112,15 @@ func (c *Client) noteFailedLogin(ctx context.Context, with credentials, err erro
 	c.noteTrouble(err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	next := &refusal{at: c.config.Now(), with: with, err: err}
+	if before := c.refused; before != nil && before.with.equal(with) && before.times < maxBadLogins {
+		next.times = before.times
+	}
+	if counts(err) {
+		next.times++
+	}
 	c.refused.forget()
-	c.refused = &refusal{c.config.Now(), with, err}
+	c.refused = next
 }
 
 func (c *Client) noteTrouble(err error) {
@@ -127,42 +152,6 @@ func (c *Client) take(s session) {
 	}
 }
 
-func (a AuthConfig) read() (credentials, error) {
-	var k credentials
-	if a.Method == methodToken {
-		var err error
-		k.token, err = ReadSecretFile(a.TokenFile)
-		return k, err
-	}
-	var err error
-	if k.roleID, err = ReadSecretFile(a.RoleIDFile); err != nil {
-		return k, err
-	}
-	k.secretID, err = ReadSecretFile(a.SecretIDFile)
-	return k, err
-}
-
-// enter exchanges credentials for a session.
-func (c *Client) enter(ctx context.Context, with credentials) (session, error) {
-	if c.config.Auth.Method == methodToken {
-		return c.enterWithToken(ctx, with.token)
-	}
-	refused := fmt.Errorf("log in to vault with AppRole at %q: %w: role id or secret id is wrong, expired, used up or locked out", "auth/"+c.config.Auth.Mount, ErrDenied)
-	roleID, secretID := with.appRole()
-	method, err := approle.NewAppRoleAuth(roleID, &approle.SecretID{FromString: secretID}, approle.WithMountPath(c.config.Auth.Mount))
-	if err != nil {
-		return session{}, errors.New("log in to vault with AppRole: vault/api does not take the credentials")
-	}
-	s, err := method.Login(ctx, c.entry.api)
-	if err != nil {
-		return session{}, fmt.Errorf("log in to vault: %w", fromAPI(err, refused))
-	}
-	if s == nil || s.Auth == nil || s.Auth.ClientToken == "" {
-		return session{}, fmt.Errorf("log in to vault: %w", &noAnswer{why: "its answer to a login holds no token"})
-	}
-	return c.newSession(secret.FromString(s.Auth.ClientToken), s.Auth.Renewable, s.Auth.LeaseDuration), nil
-}
-
 // enterWithToken looks the token up with itself.
 func (c *Client) enterWithToken(ctx context.Context, token secret.Text) (session, error) {
 	c.entry.setToken(token)
@@ -172,7 +161,7 @@ func (c *Client) enterWithToken(ctx context.Context, token secret.Text) (session
 		return session{}, fmt.Errorf("log in to vault: %w", err)
 	}
 	if !a.ok() {
-		return session{}, fmt.Errorf("log in to vault with the token of token_file: %w: it is not valid, or its policies lack read on %q", ErrDenied, "auth/token/lookup-self")
+		return session{}, &refusedLogin{how: "with the token of token_file", why: `it is not valid, or its policies lack read on "auth/token/lookup-self"`}
 	}
 	var self selfLookup
 	if err := a.data(&self); err != nil {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
@@ -14,7 +16,7 @@ import (
 )
 
 // OperatorConfig is where Vault is, and the operator's own token. How the daemon
-// logs in (Config.Auth) matters only for the mount of AppRole.
+// logs in (Config.Auth) matters only for its method, and the mount of AppRole.
 type OperatorConfig struct {
 	Config
 	Token secret.Text // required
@@ -26,6 +28,7 @@ type Operator struct {
 	config Config
 	paths  Paths
 	conn   *conn
+	base   http.RoundTripper // below conn
 }
 
 // NewOperator checks the configuration; it sends nothing.
@@ -41,7 +44,7 @@ func NewOperator(c OperatorConfig) (*Operator, error) {
 	if err != nil {
 		return nil, err
 	}
-	operator := &Operator{config: config, paths: config.paths()}
+	operator := &Operator{config: config, paths: config.paths(), base: rt}
 	if operator.conn, err = newConn(config, rt); err != nil {
 		return nil, err
 	}
@@ -77,6 +80,32 @@ func (o *Operator) put(ctx context.Context, path string, fields any) (answer, er
 		return a, refusedOn("write", path, a)
 	}
 	return a, nil
+}
+
+// putWrapped is put with an answer that Vault keeps, and returns the token for it.
+func (o *Operator) putWrapped(ctx context.Context, path string, fields any, life time.Duration) (secret.Text, time.Duration, error) {
+	wrapping, err := newConn(o.config, o.base)
+	if err != nil {
+		return secret.Text{}, 0, err
+	}
+	wrapping.api.SetToken(o.conn.api.Token())
+	wrapping.api.SetWrappingLookupFunc(func(string, string) string { return strconv.Itoa(int(life / time.Second)) })
+	a, err := (&Operator{conn: wrapping}).put(ctx, path, fields)
+	if err != nil {
+		return secret.Text{}, 0, err
+	}
+	defer a.forget()
+	var answer struct {
+		Wrapped struct {
+			Token string `json:"token"`
+			TTL   int    `json:"ttl"`
+			Path  string `json:"creation_path"`
+		} `json:"wrap_info"`
+	}
+	if json.Unmarshal(a.body, &answer) != nil || answer.Wrapped.Token == "" || answer.Wrapped.Path != path {
+		return secret.Text{}, 0, fmt.Errorf("write %q: %w: its answer is not wrapped", path, ErrMalformed)
+	}
+	return secret.FromString(answer.Wrapped.Token), time.Duration(answer.Wrapped.TTL) * time.Second, nil
 }
 
 func refusedOn(what, path string, a answer) error {

@@ -33,10 +33,15 @@ const (
 	rereadGap  = 10 * time.Second // between two reads of an app because its secret was refused
 	retryGap   = time.Second      // between two reads of an app of which nothing usable is held
 	maxRefresh = time.Hour
+	impatience = 250 * time.Millisecond // what a caller waits for a Vault that is known to be away
+	heedGap    = 4 * time.Second        // between two reads of all that an outage kept from being read; doubled while that fails
 )
 
 // Secrets holds the clientSecrets in memory. Its methods may be called
 // concurrently.
+//
+// BUG: a refusal by Human API that it takes back later (SecretState.Refused) is
+// only forgotten with the next version, or at a restart.
 //
 // BUG: the predecessor of a rotated secret is only known when it was held here
 // before; after a restart within Overlap there is none to try.
@@ -44,6 +49,7 @@ type Secrets struct {
 	config SecretsConfig
 	order  []*held
 	apps   map[user.ClientID]*held
+	probe  chan struct{} // holds one element while no caller asks a Vault that is known to be away
 }
 
 // NewSecrets returns a cache that holds nothing yet.
@@ -63,7 +69,8 @@ func NewSecrets(c SecretsConfig) (*Secrets, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Secrets{config: c, apps: map[user.ClientID]*held{}}
+	s := &Secrets{config: c, apps: map[user.ClientID]*held{}, probe: make(chan struct{}, 1)}
+	s.probe <- struct{}{}
 	for _, id := range c.Apps {
 		if err := checkClientID(id); err != nil {
 			return nil, err
@@ -78,7 +85,9 @@ func NewSecrets(c SecretsConfig) (*Secrets, error) {
 
 // ClientSecret returns the current secret of an app. It asks Vault only when
 // nothing is held, or when the app was idle for so long that Run has stopped
-// refreshing it. The Text is the caller's own, to be wiped after use. Errors are
+// refreshing it. While Vault is known to be unreachable it waits for nothing: what
+// is held is handed out, and where nothing is, one caller a second asks, for a
+// quarter of a second. The Text is the caller's own, to be wiped after use. Errors are
 // *user.Error: VaultUnavailable (never heard), VaultStale (not heard for
 // MaxStale), SecretUnavailable (Vault says no, or the app is not configured).
 func (s *Secrets) ClientSecret(ctx context.Context, id user.ClientID) (user.ClientSecret, error) {
@@ -88,7 +97,7 @@ func (s *Secrets) ClientSecret(ctx context.Context, id user.ClientID) (user.Clie
 	}
 	h.use(s.config.Now())
 	if h.due(s.config.Now(), s.config) {
-		s.refresh(ctx, h, (*held).due)
+		s.ask(ctx, h, (*held).due)
 	}
 	return s.give(h)
 }
@@ -125,12 +134,61 @@ func (s *Secrets) Refused(ctx context.Context, id user.ClientID, version int) (u
 		return user.ClientSecret{}, false, user.Fail(user.SecretUnavailable, "app %s is not configured", id)
 	}
 	h.use(s.config.Now())
-	s.refresh(ctx, h, (*held).rereadDue)
-	if _, err := s.give(h); err != nil {
+	s.ask(ctx, h, (*held).rereadDue)
+	given, err := s.give(h)
+	if err != nil {
 		return user.ClientSecret{}, false, err
 	}
+	given.Text.Wipe()
+	was := h.state().Refused
 	other, ok := h.instead(s.config.Now(), version)
+	if state := h.state(); state.Refused && !was {
+		s.config.Logger.Error("client secret refused by human api", "client_id", string(id), "version", state.Version)
+	}
 	return other, ok, nil
+}
+
+// knownOutage is why Vault is known to be unreachable, nil when it is not.
+func (s *Secrets) knownOutage() error {
+	if c, ok := s.config.Client.(interface{ knownOutage() error }); ok {
+		return c.knownOutage()
+	}
+	return nil
+}
+
+// ask is refresh for a caller: it does not queue for a Vault that is known to be
+// away.
+func (s *Secrets) ask(ctx context.Context, h *held, due dueFunc) {
+	outage := s.knownOutage()
+	if outage == nil {
+		s.refresh(ctx, h, due)
+		return
+	}
+	if h.usable(s.config.Now(), s.config) {
+		h.unanswered(s.config.Now(), outage)
+		return
+	}
+	select {
+	case <-s.probe:
+		defer func() { s.probe <- struct{}{} }()
+	default:
+		return
+	}
+	select {
+	case <-h.turn:
+		defer func() { h.turn <- struct{}{} }()
+	default:
+		return // Run is asking
+	}
+	if !due(h, s.config.Now(), s.config) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, impatience)
+	defer cancel()
+	s.read(ctx, h)
+	if ctx.Err() != nil {
+		h.unanswered(s.config.Now(), outage)
+	}
 }
 
 // refresh reads the entry if it is still due when its turn comes: those who
@@ -142,9 +200,13 @@ func (s *Secrets) refresh(ctx context.Context, h *held, due dueFunc) {
 		return
 	}
 	defer func() { h.turn <- struct{}{} }()
-	if !due(h, s.config.Now(), s.config) {
-		return
+	if due(h, s.config.Now(), s.config) {
+		s.read(ctx, h)
 	}
+}
+
+// read reads the entry. h's turn is taken.
+func (s *Secrets) read(ctx context.Context, h *held) {
 	app, err := s.config.Client.ReadApp(ctx, h.id)
 	if err != nil && ctx.Err() != nil {
 		return // given up by the caller: says nothing about Vault
@@ -197,18 +259,62 @@ func (s *Secrets) Check(ctx context.Context) []SecretState {
 }
 
 // Run reads all apps once, then those in use every Refresh, and wipes what has
-// become too old. It returns nil when ctx ends.
+// become too old, and everything at once when Vault refuses the daemon. What an
+// outage kept from being read is read when Vault is back. It returns nil when ctx
+// ends.
 func (s *Secrets) Run(ctx context.Context) error {
+	news := s.changes()
 	s.round(ctx, always)
 	tick := time.NewTicker(s.config.Refresh)
 	defer tick.Stop()
+	late := catchUp{again: stoppedTimer()}
+	defer late.again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-news:
+			news = s.changes()
+			s.heed(ctx, &late)
+		case <-late.again.C:
+			s.heed(ctx, &late)
 		case <-tick.C:
 			s.round(ctx, (*held).wanted)
 		}
+	}
+}
+
+// changes tells when Vault goes, comes back, or begins to refuse the daemon; nil
+// where nobody does.
+func (s *Secrets) changes() <-chan struct{} {
+	if c, ok := s.config.Client.(interface{ changes() <-chan struct{} }); ok {
+		return c.changes()
+	}
+	return nil
+}
+
+// catchUp is when what was missed may be read, by the real clock. Vault may be
+// there for some requests and not for others: each of these tells of its return,
+// and each of those of its absence.
+type catchUp struct {
+	again *time.Timer
+	next  time.Time
+	gap   time.Duration // 0: the last one succeeded
+}
+
+func (s *Secrets) heed(ctx context.Context, late *catchUp) {
+	s.obey()
+	if s.knownOutage() != nil || time.Now().Before(late.next) {
+		return
+	}
+	if err := s.pass(ctx, (*held).missed); !errors.Is(err, ErrUnreachable) {
+		late.next, late.gap = time.Time{}, 0
+		return
+	}
+	late.gap = min(max(heedGap, 2*late.gap), s.config.Refresh)
+	late.next = time.Now().Add(late.gap)
+	if late.gap < s.config.Refresh { // else the rounds do
+		late.again.Reset(late.gap)
 	}
 }
 

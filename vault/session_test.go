@@ -89,7 +89,7 @@ func testRevokedWhileIdle(t *testing.T, p *place) {
 func testKillSwitch(t *testing.T, p *place) {
 	p.config.Heartbeat = 50 * time.Millisecond
 	c := p.loggedIn(t)
-	c.pace.floor = 0
+	c.pace.floor, c.pace.dead = 0, 0
 	p.server.Must("DELETE", p.role(), nil)
 	p.revoke(c)
 	_, err := c.ReadApp(t.Context(), app)
@@ -100,7 +100,7 @@ func testKillSwitch(t *testing.T, p *place) {
 	sent := p.link.count(loginPath)
 	running(t, c.Run)
 	asked := p.link.count("")
-	eventually(t, "two heartbeats", func() bool { return p.link.count("") >= asked+6 })
+	eventually(t, "two heartbeats", func() bool { return p.link.count("") >= asked+2 })
 	if p.link.count(loginPath) != sent {
 		t.Error("refused credentials were sent again within a minute")
 	}

@@ -29,7 +29,7 @@ type Step struct {
 // SetupResult is what Setup found and made.
 type SetupResult struct {
 	Steps    []Step
-	RoleID   string        // "" when there is no role yet
+	RoleID   string        // "" when there is no role yet, or the daemon logs in otherwise
 	SecretID secret.Text   // made with Apply only; a new one each time, or with Wrap the wrapping token of one
 	WrapTTL  time.Duration // how long the wrapping token lives; 0: SecretID is not wrapped
 }
@@ -51,8 +51,10 @@ type step struct {
 }
 
 // Setup makes Vault ready for the daemon, or shows with Apply false what it
-// would do: KV v2 and Transit mounted, the Transit key made, the policy written,
-// AppRole enabled, the role made. It repeats nothing that is right already, and
+// would do: KV v2 and Transit mounted, the Transit key made, the policy written
+// and, when that is how the daemon logs in, AppRole enabled and the role made. How
+// to log in otherwise is the operator's to arrange: with the policy that is written
+// here, and without Vault's default one. It repeats nothing that is right already, and
 // never changes what somebody else made otherwise: a mount of another kind, or a
 // Transit key that does not bind, is an error. On an error the steps so far are
 // in the result.
@@ -60,6 +62,9 @@ func (o *Operator) Setup(ctx context.Context, c SetupConfig) (SetupResult, error
 	defaultTo(&c.Role, policyName)
 	if err := checkPath("role", c.Role); err != nil || strings.Contains(c.Role, "/") {
 		return SetupResult{}, errors.Join(err, fmt.Errorf("vault role %q: is one name", c.Role))
+	}
+	if c.Wrap != 0 && c.Wrap < time.Second {
+		return SetupResult{}, errors.New("vault setup: a wrapping token must live for at least a second")
 	}
 	var result SetupResult
 	for _, s := range o.steps(c.Role) {
@@ -72,20 +77,28 @@ func (o *Operator) Setup(ctx context.Context, c SetupConfig) (SetupResult, error
 			return result, fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
+	if o.config.Auth.Method != methodAppRole {
+		return result, nil
+	}
 	err := o.identify(ctx, c, &result)
 	return result, err
 }
 
 func (o *Operator) steps(role string) []step {
 	key := o.paths.TransitMount + "/keys/" + o.paths.TransitKey
-	return []step{
+	steps := []step{
 		o.mountStep("KV version 2 at "+o.paths.KVMount, "sys/mounts", o.paths.KVMount, "kv", map[string]string{"version": "2"}),
 		o.mountStep("Transit at "+o.paths.TransitMount, "sys/mounts", o.paths.TransitMount, "transit", nil),
 		{"Transit key " + key, o.needsKey(key), o.write(key, map[string]any{"type": keyType, "derived": true, "exportable": false})},
 		{"policy " + policyName, o.needsPolicy, o.write("sys/policies/acl/"+policyName, map[string]any{"policy": o.paths.hcl()})},
-		o.mountStep("AppRole at auth/"+o.config.Auth.Mount, "sys/auth", o.config.Auth.Mount, "approle", nil),
-		{"role " + role, o.needsRole(o.rolePath(role)), o.write(o.rolePath(role), roleFields)},
 	}
+	if o.config.Auth.Method != methodAppRole {
+		return steps
+	}
+	return append(steps,
+		o.mountStep("AppRole at auth/"+o.config.Auth.Mount, "sys/auth", o.config.Auth.Mount, "approle", nil),
+		step{"role " + role, o.needsRole(o.rolePath(role)), o.write(o.rolePath(role), roleFields)},
+	)
 }
 
 func (o *Operator) rolePath(role string) string {
@@ -224,17 +237,25 @@ func (o *Operator) identify(ctx context.Context, c SetupConfig, result *SetupRes
 	if !c.Apply {
 		return nil
 	}
-	a, err = o.put(ctx, path+"/secret-id", map[string]any{})
+	if c.Wrap > 0 {
+		result.SecretID, result.WrapTTL, err = o.putWrapped(ctx, path+"/secret-id", map[string]any{}, c.Wrap)
+	} else {
+		result.SecretID, err = o.newSecretID(ctx, path+"/secret-id")
+	}
+	return err
+}
+
+func (o *Operator) newSecretID(ctx context.Context, path string) (secret.Text, error) {
+	a, err := o.put(ctx, path, map[string]any{})
 	if err != nil {
-		return err
+		return secret.Text{}, err
 	}
 	defer a.forget()
 	var made struct {
 		SecretID string `json:"secret_id"`
 	}
 	if err := a.data(&made); err != nil || made.SecretID == "" {
-		return fmt.Errorf("make a secret id: %w", ErrMalformed)
+		return secret.Text{}, fmt.Errorf("make a secret id: %w", ErrMalformed)
 	}
-	result.SecretID = secret.FromString(made.SecretID)
-	return nil
+	return secret.FromString(made.SecretID), nil
 }

@@ -1,13 +1,6 @@
 package vault
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -55,43 +48,7 @@ func TestStorage(t *testing.T) {
 }
 
 // certificates makes an authority and a certificate by it for vault.test.
-func certificates(t *testing.T) vaulttest.TLS {
-	t.Helper()
-	dir := t.TempDir()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	write := func(name, kind string, der []byte) string {
-		path := filepath.Join(dir, name)
-		writeFile(t, path, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})))
-		return path
-	}
-	sign := func(template, parent *x509.Certificate, public *ecdsa.PrivateKey, by *ecdsa.PrivateKey) []byte {
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, public.Public(), by)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
-	}
-	caKey, serverKey := key(), key()
-	from, until := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "marker-upstream-ca"}, NotBefore: from, NotAfter: until, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "marker-upstream"}, NotBefore: from, NotAfter: until, DNSNames: []string{"vault.test"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(serverKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return vaulttest.TLS{
-		ServerName: "vault.test",
-		CAFile:     write("ca.pem", "CERTIFICATE", sign(ca, ca, caKey, caKey)),
-		CertFile:   write("cert.pem", "CERTIFICATE", sign(leaf, ca, serverKey, caKey)),
-		KeyFile:    write("key.pem", "PRIVATE KEY", keyDER),
-	}
-}
+func certificates(t *testing.T) vaulttest.TLS { return vaulttest.NewAuthority(t).Server("vault.test") }
 
 // TestTLS must not run beside others: it sets the environment.
 func TestTLS(t *testing.T) {

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -22,7 +23,9 @@ const tooOld = "disallowed by policy (too old)"
 const keyType = "aes256-gcm96"
 
 // Wrap encrypts key with the Transit key, bound to context: only Unwrap with the
-// same context opens it.
+// same context opens it. Errors match ErrNotFound (the Transit key was deleted, or
+// nothing is mounted there), ErrMalformed (it is not of the right kind), ErrDenied
+// or ErrUnreachable.
 func (c *Client) Wrap(ctx context.Context, key secret.Text, context []byte) (string, error) {
 	if len(context) == 0 {
 		return "", fmt.Errorf("wrap a key: %w: without a context it is bound to nothing", ErrMalformed)
@@ -40,7 +43,7 @@ func (c *Client) Wrap(ctx context.Context, key secret.Text, context []byte) (str
 }
 
 // Unwrap decrypts what Wrap returned. Errors match ErrMalformed (another key,
-// another context, changed bytes), ErrTooOld, ErrDenied or ErrUnreachable.
+// another context, changed bytes), ErrTooOld, or those of Wrap.
 func (c *Client) Unwrap(ctx context.Context, wrapped string, context []byte) (secret.Text, error) {
 	if !wrappedForm.MatchString(wrapped) {
 		return secret.Text{}, fmt.Errorf("unwrap a key: %w: not a transit ciphertext", ErrMalformed)
@@ -65,11 +68,15 @@ func (c *Client) transit(ctx context.Context, op string, body []byte, into any) 
 	}
 	path := c.paths.TransitMount + "/" + op + "/" + c.paths.TransitKey
 	a, err := c.do(ctx, request{path: path, body: body, capability: "update"})
-	if err != nil {
-		return err
-	}
 	defer a.forget()
+	if errors.Is(err, ErrDenied) || err == nil && a.status == http.StatusBadRequest && !a.says(tooOld) {
+		if gone := c.keyGone(ctx); gone != nil {
+			return gone
+		}
+	}
 	switch {
+	case err != nil:
+		return err
 	case a.status == http.StatusBadRequest && a.says(tooOld):
 		return fmt.Errorf("%q: %w", path, ErrTooOld)
 	case a.status == http.StatusBadRequest:
@@ -79,6 +86,18 @@ func (c *Client) transit(ctx context.Context, op string, body []byte, into any) 
 	}
 	if err := a.data(into); err != nil {
 		return fmt.Errorf("%q: %w", path, err)
+	}
+	return nil
+}
+
+// keyGone looks at the Transit key after an operation was refused, and returns why
+// it is no key for us any more, nil when it is one or that cannot be told. Where it
+// was deleted, encrypt is a 403 (it would make one, which the policy does not
+// grant), and decrypt a 400 as for changed bytes.
+func (c *Client) keyGone(ctx context.Context) error {
+	_, err := c.readKey(ctx)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrMalformed) {
+		return err
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ const (
 type transport struct {
 	base    *http.Transport
 	timeout time.Duration
-	sent    atomic.Uint64 // requests whose head was written
+	sent    *atomic.Uint64 // requests whose head was written
 }
 
 func newTransport(c Config) (*transport, error) {
@@ -43,7 +43,7 @@ func newTransport(c Config) (*transport, error) {
 	if c.UnsafePlainHTTP {
 		dialer.Control = loopbackOnly
 	}
-	return &transport{timeout: c.Timeout, base: &http.Transport{
+	return &transport{timeout: c.Timeout, sent: new(atomic.Uint64), base: &http.Transport{
 		Proxy:                  nil, // the environment's are not ours
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.TLSServerName},
@@ -52,6 +52,24 @@ func newTransport(c Config) (*transport, error) {
 		MaxIdleConnsPerHost:    4,
 		IdleConnTimeout:        90 * time.Second,
 	}}, nil
+}
+
+// present makes new connections show the certificate that identity then holds,
+// and returns a transport that makes a new one for every request.
+//
+// Logins and renewals need that: what a connection that is kept alive has shown is
+// the certificate of before, and Vault renews a token only for the certificate that
+// it was given to (unless the mount says disable_binding).
+func (t *transport) present(identity *atomic.Pointer[tls.Certificate]) *transport {
+	t.base.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if shown := identity.Load(); shown != nil {
+			return shown, nil
+		}
+		return &tls.Certificate{}, nil // none
+	}
+	single := t.base.Clone()
+	single.DisableKeepAlives = true
+	return &transport{base: single, timeout: t.timeout, sent: t.sent}
 }
 
 // loopbackOnly refuses an address after it was resolved, where a name cannot

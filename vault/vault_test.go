@@ -236,6 +236,7 @@ func (l leakCheck) Write(b []byte) (int, error) {
 type link struct {
 	*httptest.Server
 	mu      sync.Mutex
+	proxy   http.Handler // to the server
 	counts  map[string]int
 	instead http.HandlerFunc
 	before  func(*http.Request) // called before a request is handed on; may be nil
@@ -250,7 +251,7 @@ func newLink(t testing.TB, server *vaulttest.Server) *link {
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
-	l := &link{counts: map[string]int{}}
+	l := &link{proxy: proxy, counts: map[string]int{}}
 	l.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l.mu.Lock()
 		l.counts[strings.TrimPrefix(r.URL.Path, "/v1/")]++

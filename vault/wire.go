@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 
@@ -16,6 +17,31 @@ func (c *conn) setToken(token secret.Text) { c.api.SetToken(string(token.Reveal(
 // appRoleCredentials returns role id and secret id as vault/api wants them.
 func (k credentials) appRole() (roleID, secretID string) {
 	return string(k.roleID.Reveal()), string(k.secretID.Reveal())
+}
+
+// keyPair returns the client certificate with its key.
+func (k credentials) keyPair() (tls.Certificate, error) {
+	return tls.X509KeyPair(k.cert.Reveal(), k.key.Reveal())
+}
+
+// jwtBody is the body of a login with a JWT.
+func jwtBody(role string, jwt secret.Text) ([]byte, error) {
+	token, err := secretJSON(jwt)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(token)
+	return json.Marshal(map[string]any{"role": role, "jwt": token})
+}
+
+// tokenBody is the body of sys/wrapping/lookup.
+func tokenBody(token secret.Text) ([]byte, error) {
+	encoded, err := secretJSON(token)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(encoded)
+	return json.Marshal(map[string]any{"token": encoded})
 }
 
 // ownCopy returns a Text of its own: wiping either leaves the other.

@@ -136,3 +136,10 @@ func (d *derived) session(clientID user.ClientID, token secret.Text) seal.RowID 
 	defer clear(message)
 	return d.sessions.Sum(message)
 }
+
+// sum is what Check is, for a key of 32 bytes that is the one remembered.
+func (r RememberedKey) sum(mac secret.MAC) [sha256.Size]byte {
+	message := seal.Enc([]byte(r.Class), r.ID[:], r.Key.Reveal())
+	defer clear(message)
+	return mac.Sum(message)
+}

@@ -39,6 +39,11 @@ func TestAsSpecified(t *testing.T) {
 	subject := rawHKDF(audit, store[:], "\x00\x00\x00\x12tokenvault/audit/1\x00\x00\x00\x07subject")
 	seed := rawHKDF(audit, store[:], "\x00\x00\x00\x12tokenvault/audit/1\x00\x00\x00\x07ed25519")
 
+	memory := rawHKDF(index, store[:], "\x00\x00\x00\x14tokenvault/keyring/1\x00\x00\x00\x06memory")
+	backup := rawHKDF(index, store[:], "\x00\x00\x00\x10tokenvault/mac/1\x00\x00\x00\x06backup")
+
+	first := k.Memory().Keys[0]
+	ofBackup := k.MAC("backup").Sum([]byte("message"))
 	human, client, cuid := k.HumanRow("app", "idid"), k.ClientUserRow("app", "idid"), k.IndexRow("app", "idid")
 	session := k.SessionRow("app", secret.FromString("idid"))
 	for name, c := range map[string]struct{ got, want []byte }{
@@ -46,6 +51,8 @@ func TestAsSpecified(t *testing.T) {
 		"client-user row": {client[:], rawHMAC(rows, "\x00\x00\x00\x0bclient-user\x00\x00\x00\x03app\x00\x00\x00\x04idid")},
 		"index row":       {cuid[:], rawHMAC(rows, "\x00\x00\x00\x04cuid\x00\x00\x00\x03app\x00\x00\x00\x04idid")},
 		"session row":     {session[:], rawHMAC(sessions, "\x00\x00\x00\x03app\x00\x00\x00\x04idid")},
+		"check in memory": {first.Check[:], rawHMAC(memory, "\x00\x00\x00\x06public\x00\x00\x00\x10"+string(first.ID[:])+"\x00\x00\x00\x20"+string(w.wrapped[0]))},
+		"MAC of backups":  {ofBackup[:], rawHMAC(backup, "message")},
 		"subject":         {k.Subject().Reveal(), subject},
 		"signer":          {k.Signer(), ed25519.NewKeyFromSeed(seed)},
 		"blob's HMAC":     {m.get()[len(m.get())-32:], rawHMAC(mac, m.get()[:len(m.get())-32])},

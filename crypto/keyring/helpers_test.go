@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -28,9 +29,18 @@ type transit struct {
 	deny    string // "wrap" or "unwrap" always fail
 	wrapped [][]byte
 	spoil   func([]byte) []byte // changes what Unwrap yields
+	latest  int                 // the version that Wrap wraps with
+	minimum int                 // the lowest that Unwrap opens
+	beside  func()              // called by Wrap, with nothing locked
 }
 
-var errTransit = errors.New("transit says no")
+var (
+	errTransit = errors.New("transit says no")
+	errTooOld  = fmt.Errorf("%w: too old", errTransit)
+)
+
+func tooOld(err error) bool { return errors.Is(err, errTooOld) }
+func away(err error) bool   { return errors.Is(err, errTransit) && !tooOld(err) }
 
 func newTransit(t testing.TB, passphrase string) *transit {
 	t.Helper()
@@ -42,7 +52,7 @@ func newTransit(t testing.TB, passphrase string) *transit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &transit{aead: aead}
+	return &transit{aead: aead, latest: 1, minimum: 1}
 }
 
 func (w *transit) call(what string) error {
@@ -56,13 +66,18 @@ func (w *transit) call(what string) error {
 func (w *transit) Wrap(_ context.Context, key secret.Text, ctx []byte) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.beside != nil {
+		w.mu.Unlock()
+		w.beside()
+		w.mu.Lock()
+	}
 	if err := w.call("wrap"); err != nil {
 		return "", err
 	}
 	w.wrapped = append(w.wrapped, bytes.Clone(key.Reveal()))
 	nonce := make([]byte, w.aead.NonceSize())
 	rand.Read(nonce)
-	return "test:v1:" + base64.StdEncoding.EncodeToString(w.aead.Seal(nonce, nonce, key.Reveal(), ctx)), nil
+	return fmt.Sprintf("test:v%d:", w.latest) + base64.StdEncoding.EncodeToString(w.aead.Seal(nonce, nonce, key.Reveal(), ctx)), nil
 }
 
 func (w *transit) Unwrap(_ context.Context, wrapped string, ctx []byte) (secret.Text, error) {
@@ -71,7 +86,10 @@ func (w *transit) Unwrap(_ context.Context, wrapped string, ctx []byte) (secret.
 	if err := w.call("unwrap"); err != nil {
 		return secret.Text{}, err
 	}
-	b, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(wrapped, "test:v1:"))
+	if wrappedBy(wrapped) < w.minimum {
+		return secret.Text{}, errTooOld
+	}
+	b, err := base64.StdEncoding.DecodeString(wrapped[strings.LastIndex(wrapped, ":")+1:])
 	if err != nil || len(b) < w.aead.NonceSize() {
 		return secret.Text{}, errTransit
 	}
@@ -83,6 +101,15 @@ func (w *transit) Unwrap(_ context.Context, wrapped string, ctx []byte) (secret.
 		out = w.spoil(out)
 	}
 	return secret.New(out), nil
+}
+
+// wrappedBy is the version in a wrapped form; a large one where there is none.
+func wrappedBy(wrapped string) int {
+	var n int
+	if _, err := fmt.Sscanf(wrapped, "test:v%d:", &n); err != nil {
+		return 1 << 30
+	}
+	return n
 }
 
 func (w *transit) set(change func(*transit)) {
@@ -147,7 +174,7 @@ func testNow() time.Time { return testTime }
 
 func tryOpen(t testing.TB, m *memory, w *transit) (*Keyring, error) {
 	t.Helper()
-	return Open(t.Context(), Config{Blob: m, Wrapper: w, Now: testNow})
+	return Open(t.Context(), Config{Blob: m, Wrapper: w, Now: testNow, TooOld: tooOld})
 }
 
 func mustOpen(t testing.TB, m *memory, w *transit) *Keyring {

@@ -137,7 +137,7 @@ func TestClose(t *testing.T) {
 	id, copied, _ := k.Active(Private)
 	h := k.snapshot()
 	own := h.keys[id]
-	inside := []secret.Text{own.text, h.derived.subject, h.derived.seed}
+	inside := []secret.Text{own.text, h.derived.index, h.derived.audit, h.derived.subject, h.derived.seed}
 	if !opens(own.prepared, h.doc.store) || !sums(h.derived.rows) {
 		t.Error("the keys are of no use before")
 	}
@@ -147,7 +147,7 @@ func TestClose(t *testing.T) {
 	if opens(own.prepared, h.doc.store) {
 		t.Error("a prepared key is still in memory")
 	}
-	for i, m := range []secret.MAC{h.derived.rows, h.derived.sessions, h.derived.mac} {
+	for i, m := range []secret.MAC{h.derived.rows, h.derived.sessions, h.derived.mac, h.derived.memory} {
 		if sums(m) {
 			t.Errorf("the key of MAC %d is still in memory", i)
 		}
@@ -169,6 +169,10 @@ func TestClose(t *testing.T) {
 		"Signer":     func() { k.Signer() },
 		"Version":    func() { k.Version() },
 		"Reload":     func() { _ = k.Reload(t.Context()) },
+		"Confirm":    func() { _, _ = k.Confirm(t.Context()) },
+		"Succeed":    func() { _ = k.Succeed(t.Context(), 2) },
+		"Memory":     func() { k.Memory() },
+		"MAC":        func() { k.MAC("backup") },
 	} {
 		func() {
 			defer func() {

@@ -34,12 +34,6 @@ func (m Memory) Wipe() {
 	}
 }
 
-func (r RememberedKey) sum(mac secret.MAC) [sha256.Size]byte {
-	message := seal.Enc([]byte(r.Class), r.ID[:], r.Key.Reveal())
-	defer clear(message)
-	return mac.Sum(message)
-}
-
 // Memory returns copies of all keys that are held, to be wiped by the caller.
 // Wiped classes are left out; index and audit are always there.
 func (k *Keyring) Memory() Memory {

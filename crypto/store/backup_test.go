@@ -126,6 +126,43 @@ func TestRestore(t *testing.T) {
 	restored(t, data, f.clock, 8).holds("h1", in.Arrival, user.Active)
 }
 
+// loading is a driver that looks at what it is to become, and then fails.
+type loading struct {
+	store.Driver
+	info keyring.Info
+}
+
+func (l *loading) Load(ctx context.Context, i store.Image) (err error) {
+	blob := &blobOf{blob: i.Blob}
+	if l.info, err = keyring.Peek(ctx, blob); err != nil {
+		return err
+	}
+	return errInjected
+}
+
+// blobOf is a blob that is only read.
+type blobOf struct {
+	keyring.Blob
+	blob []byte
+}
+
+func (b *blobOf) LoadKeyring(context.Context) ([]byte, uint64, error) { return b.blob, 1, nil }
+
+// TestNoMomentOfTheOldIncarnation: a restore that dies at any moment leaves no
+// store that would send the intents again.
+func TestNoMomentOfTheOldIncarnation(t *testing.T) {
+	f, _ := peopled(t)
+	data, _ := f.backup()
+	d, _ := empty(t)
+	l := &loading{Driver: d}
+	if _, err := store.Restore(f.ctx(), bytes.NewReader(data), l, openKeys, 5); !errors.Is(err, errInjected) {
+		t.Fatalf("got %v", err)
+	}
+	if l.info.Incarnation != 5 {
+		t.Errorf("the driver was given a keyring of incarnation %d", l.info.Incarnation)
+	}
+}
+
 func TestRestoreRefuses(t *testing.T) {
 	f, _ := peopled(t)
 	data, _ := f.backup()
@@ -368,8 +405,21 @@ func FuzzBackup(f *testing.F) {
 		data = bytes.Clone(data)
 		store.Resum(data)
 		var again bytes.Buffer
-		if err := store.Reencode(t.Context(), bytes.NewReader(data), &again); err == nil && !bytes.Equal(again.Bytes(), data) {
+		parsed := store.Reencode(t.Context(), bytes.NewReader(data), &again)
+		if parsed == nil && !bytes.Equal(again.Bytes(), data) {
 			t.Fatal("two encodings of one backup")
+		}
+		a, err := store.OpenArchive(t.Context(), bytes.NewReader(data), 4, 1)
+		if (err == nil) != (parsed == nil) {
+			t.Fatalf("one reader says %v, the other %v", parsed, err)
+		}
+		if err != nil {
+			return
+		}
+		for _, table := range store.Tables {
+			if _, err := a.Scan(t.Context(), table, nil, 1<<20); err != nil {
+				t.Fatal(err)
+			}
 		}
 		_, report, err := store.ReadBackup(t.Context(), bytes.NewReader(data), openKeys)
 		if err == nil && !bytes.Equal(data, golden) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/seal"
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
@@ -31,7 +32,7 @@ type Report struct {
 // known, index and users name each other (a full entry need not name all), marks
 // are where the state is not active, sessions that stored something name a user,
 // intents belong to their session. It may run beside writers. A problem is no
-// error; an error means that the walk could not go on.
+// error; an error means that the walk could not go on, as when keys were wiped.
 func (s *Store) Check(ctx context.Context) (Report, error) {
 	if err := s.enter(); err != nil {
 		return Report{}, err
@@ -44,7 +45,11 @@ func (s *Store) Check(ctx context.Context) (Report, error) {
 		c.report.Counts[table.String()] = 0
 		err := s.walk(ctx, table, func(row Row) error {
 			c.report.Counts[table.String()]++
-			if err := visit(ctx, row); err != nil {
+			err := visit(ctx, row)
+			if errors.Is(err, keyring.ErrWiped) || user.KindOf(err) == user.VaultStale {
+				return err
+			}
+			if err != nil {
 				c.problem(table, row.Key, err)
 			}
 			return ctx.Err()

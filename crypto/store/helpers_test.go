@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,7 +47,15 @@ func (w wrapper) Wrap(_ context.Context, key secret.Text, binding []byte) (strin
 	return hex.EncodeToString(w.aead.Seal(nonce, nonce, key.Reveal(), binding)), nil
 }
 
+// outage keeps every wrapper from unwrapping.
+var outage atomic.Bool
+
+var errOutage = errors.New("unwrap: cannot be reached")
+
 func (w wrapper) Unwrap(_ context.Context, wrapped string, binding []byte) (secret.Text, error) {
+	if outage.Load() {
+		return secret.Text{}, errOutage
+	}
 	b, err := hex.DecodeString(wrapped)
 	if err != nil || len(b) < w.aead.NonceSize() {
 		return secret.Text{}, errors.New("unwrap: malformed")

@@ -37,6 +37,7 @@ var layers = map[string]int{
 	"unix/server": 6,
 
 	"cmd/internal/config":    7,
+	"cmd/internal/restart":   7,
 	"unix/client/clienttest": 7,
 
 	"cmd/internal/daemon": 8,
@@ -161,6 +162,7 @@ var constructors = map[string][]string{
 	"vault.NewSecrets":                 {"cmd/internal/daemon"},
 	"vault.NewOperator":                {"cmd/internal/cli", "cmd/internal/dev"}, // with the operator's own token; a server of its own
 	"exchange.New":                     {"cmd/internal/daemon", "unix/client/clienttest"},
+	"cmd/internal/restart.Open":        {"cmd/internal/daemon"},
 	"crypto/audit.Open":                {"cmd/internal/daemon", "unix/client/clienttest"},
 	"crypto/keyring.Open":              {"cmd/internal/daemon", "unix/client/clienttest"},
 	"crypto/store.Open":                {"cmd/internal/daemon", "unix/client/clienttest"},

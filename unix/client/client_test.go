@@ -19,6 +19,12 @@ import (
 func serve(t *testing.T, h http.HandlerFunc) *client.Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
+	serveAt(t, path, h)
+	return open(t, path)
+}
+
+func serveAt(t *testing.T, path string, h http.HandlerFunc) {
+	t.Helper()
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +32,6 @@ func serve(t *testing.T, h http.HandlerFunc) *client.Client {
 	s := &http.Server{Handler: h}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
-	return open(t, path)
 }
 
 func open(t *testing.T, path string) *client.Client {

@@ -3,12 +3,10 @@ package server_test
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/unix/client/clienttest"
 	"github.com/tokenvault/tokenvault/unix/policy"
@@ -17,24 +15,8 @@ import (
 
 var adminApps = []policy.App{{Name: "shop", ClientID: "id-of-shop"}, {Name: "gym", ClientID: "id-of-gym"}}
 
-// noWork is an admin that does nothing.
-type noWork struct{}
-
-func (noWork) Status(context.Context) api.Status                  { return api.Status{} }
-func (noWork) CheckSecrets(context.Context) api.SecretCheck       { return api.SecretCheck{} }
-func (noWork) CheckStore(context.Context) (api.StoreCheck, error) { return api.StoreCheck{}, nil }
-func (noWork) Reload(context.Context) error                       { return nil }
-func (noWork) Backup(context.Context, io.Writer) error            { return nil }
-func (noWork) Accept(context.Context, string) error               { return nil }
-func (noWork) Candidates(context.Context, user.ClientID, user.ClientUserID) ([]user.Public, int, error) {
-	return nil, -1, nil
-}
-func (noWork) Prefer(context.Context, user.ClientID, user.ClientUserID, user.HumanID) (user.Public, error) {
-	return user.Public{}, nil
-}
-
 // twoApps is an admin with a secret that is there and one that is not.
-type twoApps struct{ noWork }
+type twoApps struct{ worker }
 
 func (twoApps) secrets() []api.SecretStatus {
 	return []api.SecretStatus{{App: "shop", ClientID: "id-of-shop", Version: 3}, {App: "gym", ClientID: "id-of-gym", Reason: "gym has none"}}

@@ -6,7 +6,10 @@ import (
 )
 
 // Callers in these tests are the same process as the server, and no probes of it.
-func init() { processID = func() int { return 0 } }
+func init() {
+	processID = func() int { return 0 }
+	noteEvery = 300 * time.Millisecond
+}
 
 // AwaitGrace returns when a draining server refuses new requests.
 func (s *Server) AwaitGrace(t testing.TB) {
@@ -20,3 +23,6 @@ func (s *Server) AwaitGrace(t testing.TB) {
 
 // Busy is how many connections have a request, or none yet.
 func (s *Server) Busy() int { return int(s.states.busy.Load()) }
+
+// SetDrain changes how long draining may take, before Run is told to stop.
+func (s *Server) SetDrain(d time.Duration) { s.drainFor = d }

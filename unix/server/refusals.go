@@ -22,11 +22,13 @@ const (
 	uidBurst     = 50
 	allPerSecond = 5
 	allBurst     = 200
-	noteEvery    = 5 * time.Second
 	// maxUIDs bounds the memory of budgets. They are never dropped, because a
 	// uid whose budget is forgotten has a new one: later uids share one.
 	maxUIDs = 4096
 )
+
+// noteEvery is changed by tests, which would wait for it.
+var noteEvery = 5 * time.Second
 
 // noteKey is what the requests of a note have in common.
 type noteKey struct {

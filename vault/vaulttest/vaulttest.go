@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -232,6 +233,11 @@ func (s *Server) Restart() {
 // as JSON, nil is none.
 func (s *Server) Do(method, path string, body any) (status int, answer []byte) {
 	s.t.Helper()
+	return s.do(s.request(method, path, body))
+}
+
+func (s *Server) request(method, path string, body any) *http.Request {
+	s.t.Helper()
 	var reader io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -242,12 +248,42 @@ func (s *Server) Do(method, path string, body any) (status int, answer []byte) {
 	must(s.t, err)
 	req.Header.Set("X-Vault-Token", s.RootToken)
 	req.Header.Set("X-Vault-Request", "true")
+	return req
+}
+
+func (s *Server) do(req *http.Request) (status int, answer []byte) {
+	s.t.Helper()
 	resp, err := s.client.Do(req)
 	must(s.t, err)
 	defer resp.Body.Close()
 	answer, err = io.ReadAll(resp.Body)
 	must(s.t, err)
 	return resp.StatusCode, answer
+}
+
+// Wrap is Must with an answer that Vault keeps for life, in whole seconds. It
+// returns the token that unwraps it.
+func (s *Server) Wrap(method, path string, body any, life time.Duration) string {
+	s.t.Helper()
+	req := s.request(method, path, body)
+	req.Header.Set("X-Vault-Wrap-TTL", strconv.Itoa(int(life/time.Second)))
+	status, answer := s.do(req)
+	var out struct {
+		Wrapped struct{ Token string } `json:"wrap_info"`
+	}
+	if status >= 300 || json.Unmarshal(answer, &out) != nil || out.Wrapped.Token == "" {
+		s.t.Fatalf("vault: %s %s wraps nothing: status %d", method, path, status)
+	}
+	return out.Wrapped.Token
+}
+
+// Unwraps uses a wrapping token up, and reports whether it was good.
+func (s *Server) Unwraps(token string) bool {
+	s.t.Helper()
+	req := s.request(http.MethodPut, "sys/wrapping/unwrap", nil)
+	req.Header.Set("X-Vault-Token", token)
+	status, _ := s.do(req)
+	return status < 300
 }
 
 // Must is Do for what has to succeed. It returns the field data of the answer,
