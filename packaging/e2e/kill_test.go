@@ -58,8 +58,8 @@ func (k *killing) finish(rounds int) {
 	f := &k.figures
 	t.Logf("figure: %d kill -9 under %d callers in %d rounds: %d exchanges answered, %d callers cut off, %d intents resumed, %d posted to Human API again",
 		f.kills, killCallers, rounds, f.answered, f.cut, k.resumed(), k.up.again())
-	t.Logf("figure: after them: %d users, %d in doubt at some time and %d at the end, all listed; repeats answered %d, told of the doubt %d; lost 0, doubled 0, mixed up 0",
-		len(k.users), f.doubted, len(k.doubt), f.repeated, f.told)
+	t.Logf("figure: after them: %d users, %d in doubt at some time and %d at the end, all listed; repeats answered %d, told of the doubt %d; answers about somebody else %d, all rejected; lost 0, doubled 0, mixed up 0",
+		len(k.users), f.doubted, len(k.doubt), f.repeated, f.told, f.rejected)
 }
 
 // killing is the state of TestKill.
@@ -75,7 +75,7 @@ type killing struct {
 
 	mu      sync.Mutex // of what callers change
 	ids     map[string]bool
-	figures struct{ kills, answered, cut, repeated, told, doubted int }
+	figures struct{ kills, answered, cut, repeated, told, doubted, rejected int }
 }
 
 // owner is a user of one app. The same humanId exists in both apps.
@@ -259,6 +259,10 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 			k.t.Error("a finish event was refused as too many, but sent to Human API")
 		}
 	case code == "rate_limited":
+	case code == "user_mismatch" && k.up.wronged(e.sessionToken):
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.figures.rejected++
 	case code == "indeterminate" && repeat && k.mode == humanapitest.OneTime:
 		k.mu.Lock()
 		defer k.mu.Unlock()

@@ -42,7 +42,7 @@ func prepare(ctx context.Context, c Config) (*daemon, error) {
 	}
 	d.driver = driver
 	d.memory, err = restart.Open(restart.Config{
-		Mode: d.cfg.Sandbox.RestartMemory, Inherited: d.Memory, Keep: d.Keep, Drop: d.Drop, Now: d.Now, Logger: d.log,
+		Instance: d.cfg.Instance, Mode: d.cfg.Sandbox.RestartMemory, Inherited: d.Memory, Keep: d.Keep, Drop: d.Drop, Now: d.Now, Logger: d.log,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the memory for a restart: %w", err), driver.Close())

@@ -37,7 +37,7 @@ var ErrBackupDead = errors.New("the backup opens no longer: its keys are wrapped
 
 // VerifyBackup proves that a backup opens: every box in it, with the keys that
 // Vault unwraps. It touches no store.
-func VerifyBackup(ctx context.Context, c Config, r io.Reader) (BackupReport, error) {
+func VerifyBackup(ctx context.Context, c Config, r io.ReaderAt) (BackupReport, error) {
 	o, err := newOffline(ctx, c)
 	if err != nil {
 		return BackupReport{}, err
@@ -46,7 +46,7 @@ func VerifyBackup(ctx context.Context, c Config, r io.Reader) (BackupReport, err
 	return report, err
 }
 
-func (o *offline) verify(ctx context.Context, r io.Reader) (out BackupReport, version int, err error) {
+func (o *offline) verify(ctx context.Context, r io.ReaderAt) (out BackupReport, version int, err error) {
 	lowest := 0
 	backup, report, err := store.ReadBackup(ctx, r, func(ctx context.Context, blob keyring.Blob) (*keyring.Keyring, error) {
 		keys, err := o.keys(ctx, blob)
@@ -79,7 +79,7 @@ func (o *offline) verify(ctx context.Context, r io.Reader) (out BackupReport, ve
 // new incarnation: what the backup had under way is never sent. It refuses when
 // there is a store already. The backup is verified first, and agree is asked with
 // what that brought; an error of its ends the restoring before anything is made.
-func Restore(ctx context.Context, c Config, backup io.ReadSeeker, agree func(BackupReport) error) (restored store.Backup, err error) {
+func Restore(ctx context.Context, c Config, backup *os.File, agree func(BackupReport) error) (restored store.Backup, err error) {
 	path := c.Config.Store.Path
 	if _, err := os.Lstat(path); err == nil {
 		return restored, fmt.Errorf("there is a store already: %s (nothing was changed; move it away first)", path)
