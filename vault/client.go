@@ -29,6 +29,7 @@ type Client struct {
 	sent      *atomic.Uint64
 	keyIsFine atomic.Bool // the Transit key was seen to be of the right kind
 	noLookup  atomic.Bool // lookup-self was refused the last time
+	denials   sync.Map    // request.key → denial
 	empty     sync.Map    // path → struct{}: that nothing is there was heard after a fresh login
 
 	mu      sync.Mutex

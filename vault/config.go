@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,8 @@ type Config struct {
 	Now       func() time.Time // nil = time.Now
 	Logger    *slog.Logger     // nil = discard
 	Heartbeat time.Duration    // between signs of life while idle, 0 = 30 s
+
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil but in tests
 }
 
 // AuthConfig is how the daemon logs in. Files are read anew at every login: what

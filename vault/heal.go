@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 )
 
 // do sends r. A 403 may mean a dead token, so that a new login heals it, or
@@ -27,9 +28,13 @@ func (c *Client) do(ctx context.Context, r request) (answer, error) {
 	case err != nil:
 		return a, err
 	case a.status == http.StatusForbidden:
+		if known := c.knownDenied(r); known != nil {
+			return answer{}, known
+		}
 		err = c.heal(ctx, r, before)
 	case !a.nothingThere():
 		c.empty.Delete(r.path)
+		c.denials.Delete(r.key())
 		return a, nil
 	case c.knownEmpty(r.path, before):
 		return a, nil
@@ -42,7 +47,7 @@ func (c *Client) do(ctx context.Context, r request) (answer, error) {
 	a, err = c.send(ctx, r)
 	switch {
 	case err == nil && a.status == http.StatusForbidden:
-		return answer{}, c.whyDenied(ctx, r)
+		return answer{}, c.noteDenied(r, c.whyDenied(ctx, r))
 	case err == nil && a.nothingThere():
 		c.empty.Store(r.path, struct{}{})
 	}
@@ -60,7 +65,11 @@ func (c *Client) heal(ctx context.Context, r request, before session) error {
 		return err
 	}
 	if c.isFresh(before, alive) {
-		return c.whyDenied(ctx, r)
+		err := c.whyDenied(ctx, r)
+		if alive {
+			return c.noteDenied(r, err)
+		}
+		return err
 	}
 	if !alive {
 		return c.replace(ctx, before.generation)
@@ -69,6 +78,39 @@ func (c *Client) heal(ctx context.Context, r request, before session) error {
 		return c.whyDenied(ctx, r)
 	}
 	return err
+}
+
+// denial is a no that a fresh login has not helped against.
+type denial struct {
+	at         time.Time
+	generation uint64 // of the session that was fresh
+	err        error
+}
+
+// key is r without what it carries.
+func (r request) key() string { return r.capability + " " + r.path }
+
+// noteDenied remembers err, if it is a denial of r, and returns it.
+func (c *Client) noteDenied(r request, err error) error {
+	if errors.Is(err, ErrDenied) {
+		c.denials.Store(r.key(), denial{c.config.Now(), c.current().generation, err})
+	}
+	return err
+}
+
+// knownDenied returns the denial of r that a fresh login has confirmed lately, nil
+// when none has: else what stays denied would cost a login and three questions at
+// every read. Whether it is the token that is dead, Run finds out meanwhile.
+func (c *Client) knownDenied(r request) error {
+	held, ok := c.denials.Load(r.key())
+	if !ok {
+		return nil
+	}
+	known := held.(denial)
+	if known.generation != c.current().generation || c.config.Now().Sub(known.at) >= c.pace.denied {
+		return nil
+	}
+	return known.err
 }
 
 // isFresh reports whether s is too young to be replaced because of a no.

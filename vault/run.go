@@ -17,6 +17,7 @@ type pace struct {
 	last    time.Duration // the longest wait after another failure
 	refused time.Duration // between two logins that Vault refuses
 	dead    time.Duration // between two questions about a token that is known to be dead
+	denied  time.Duration // how long what a fresh login has not helped against is believed
 	fresh   time.Duration // a token younger than this is not replaced because of a 403 while it lives
 }
 
@@ -34,7 +35,7 @@ func (p pace) freshFor(alive bool) time.Duration {
 // to 40, which is what an idle one is asked.
 var defaultPace = pace{
 	floor: 5 * time.Second, first: time.Second, away: 4 * time.Second, last: 40 * time.Second,
-	refused: time.Minute, dead: time.Minute, fresh: time.Minute,
+	refused: time.Minute, dead: time.Minute, denied: 5 * time.Minute, fresh: time.Minute,
 }
 
 // after is the pace once err came; heartbeat is the pace of an idle client.

@@ -279,7 +279,9 @@ func (s *Secrets) Run(ctx context.Context) error {
 		case <-late.again.C:
 			s.heed(ctx, &late)
 		case <-tick.C:
-			s.round(ctx, (*held).wanted)
+			if err := s.round(ctx, (*held).wanted); !errors.Is(err, ErrUnreachable) {
+				late.next, late.gap = time.Time{}, 0
+			}
 		}
 	}
 }
@@ -299,12 +301,12 @@ func (s *Secrets) changes() <-chan struct{} {
 type catchUp struct {
 	again *time.Timer
 	next  time.Time
-	gap   time.Duration // 0: the last one succeeded
+	gap   time.Duration // 0: the last one succeeded; from Refresh on the rounds do it
 }
 
 func (s *Secrets) heed(ctx context.Context, late *catchUp) {
 	s.obey()
-	if s.knownOutage() != nil || time.Now().Before(late.next) {
+	if s.knownOutage() != nil || late.gap >= s.config.Refresh || time.Now().Before(late.next) {
 		return
 	}
 	if err := s.pass(ctx, (*held).missed); !errors.Is(err, ErrUnreachable) {
@@ -313,14 +315,13 @@ func (s *Secrets) heed(ctx context.Context, late *catchUp) {
 	}
 	late.gap = min(max(heedGap, 2*late.gap), s.config.Refresh)
 	late.next = time.Now().Add(late.gap)
-	if late.gap < s.config.Refresh { // else the rounds do
-		late.again.Reset(late.gap)
-	}
+	late.again.Reset(late.gap)
 }
 
-// round refreshes the apps that are due. When Vault denies one it asks for all:
-// a daemon whose rights were taken away must not keep the idle ones' secrets.
-func (s *Secrets) round(ctx context.Context, due dueFunc) {
+// round refreshes the apps that are due. When Vault begins to deny one it asks for
+// all: a daemon whose rights were taken away must not keep the idle ones' secrets.
+// It returns the error of the pass.
+func (s *Secrets) round(ctx context.Context, due dueFunc) error {
 	began := s.config.Now()
 	for _, h := range s.order {
 		h.expire(began, s.config)
@@ -335,11 +336,13 @@ func (s *Secrets) round(ctx context.Context, due dueFunc) {
 			h.skip(s.config.Now(), err)
 		}
 	}
+	return err
 }
 
 // pass refreshes the apps that are due, one after the other. It ends at the
 // first that finds Vault unreachable: each would wait as long. It returns that
-// error, or else one that matches ErrDenied if there was one.
+// error, or else one that matches ErrDenied if an app is denied that was not
+// before.
 func (s *Secrets) pass(ctx context.Context, due dueFunc) error {
 	var worst error
 	for _, h := range s.order {
@@ -349,11 +352,12 @@ func (s *Secrets) pass(ctx context.Context, due dueFunc) error {
 		if !due(h, s.config.Now(), s.config) {
 			continue
 		}
+		before := h.lastError()
 		s.refresh(ctx, h, due)
 		switch err := h.lastError(); {
 		case errors.Is(err, ErrUnreachable):
 			return err
-		case errors.Is(err, ErrDenied):
+		case errors.Is(err, ErrDenied) && !errors.Is(before, ErrDenied):
 			worst = err
 		}
 	}

@@ -43,9 +43,13 @@ func newTransport(c Config) (*transport, error) {
 	if c.UnsafePlainHTTP {
 		dialer.Control = loopbackOnly
 	}
+	dial := dialer.DialContext
+	if c.dial != nil {
+		dial = c.dial
+	}
 	return &transport{timeout: c.Timeout, sent: new(atomic.Uint64), base: &http.Transport{
 		Proxy:                  nil, // the environment's are not ours
-		DialContext:            dialer.DialContext,
+		DialContext:            dial,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.TLSServerName},
 		ForceAttemptHTTP2:      true,
 		MaxResponseHeaderBytes: maxHeader,

@@ -10,8 +10,12 @@
 // It never writes an event twice, never drops one silently, never prints a user's
 // id (see [Log.Subject]), and never overwrites a segment.
 //
-// BUG: no disk space is held in reserve for it: on a full disk Write fails until
-// there is room again.
+// On a full disk it goes on in blocks that were allocated before (Config.Reserve).
+// When those are used up Write fails with [ErrFull], and works again by itself as
+// soon as there is room: a line that was not wholly written is cut off first.
+//
+// BUG: to cut a torn line off gives the whole reserve back to the file system for a
+// moment, and another program may be quicker to take it.
 package audit
 
 import (
@@ -58,9 +62,16 @@ type Event struct {
 // ErrUnavailable is wrapped by every error of Write and WriteDurable.
 var ErrUnavailable = errors.New("audit log unavailable")
 
-// ErrBroken is wrapped, beside ErrUnavailable, once a sync has failed: the kernel
-// may have thrown the lines away, so the process has to end and start again.
-var ErrBroken = errors.New("a sync of the audit log failed")
+// ErrBroken is wrapped, beside ErrUnavailable, once a sync has failed, because the
+// kernel may have thrown the lines away, or a line that was not wholly written
+// could not be cut off. The process has to end and start again. A disk that is full
+// never breaks the log.
+var ErrBroken = errors.New("the audit log is broken")
+
+// ErrFull is wrapped, beside ErrUnavailable, while there is no room for the log:
+// the disk or the quota is full (ENOSPC, EDQUOT), and the reserve is used up.
+// Nothing has to be done but to make room.
+var ErrFull = errors.New("no room for the audit log")
 
 // Config says where the log is and whose it is.
 type Config struct {
@@ -75,8 +86,13 @@ type Config struct {
 	// RotateSize is the size in bytes from which a segment is closed. Default
 	// 256 MiB.
 	RotateSize int64
-	Now        func() time.Time
-	Logger     *slog.Logger
+	// Reserve is how many bytes of disk are kept allocated behind the end of the
+	// active segment, where nobody else can take them. Default 0: none. It is topped
+	// up in steps while lines are written, and kept by Close: who starts again on a
+	// full disk finds it. See [Log.Low].
+	Reserve int64
+	Now     func() time.Time
+	Logger  *slog.Logger
 }
 
 // Log is an open log. Its methods may be called concurrently.
@@ -103,6 +119,7 @@ type Log struct {
 	signed      bool     // the last line is a checkpoint
 	rotateAt    int64
 	buf         []byte
+	reserve     reserve
 
 	group group
 
@@ -119,20 +136,29 @@ type Status struct {
 	Head      [32]byte
 	Durable   uint64 // every line up to this sequence has been synced
 	Syncs     uint64 // sync calls since Open
+	Reserve   int64  // bytes that can still be written on a full disk
 	PublicKey ed25519.PublicKey
 }
 
+// Position names one line: number Sequence in the whole log, whose hash is Head, in
+// segment number Segment. The zero Position names nothing.
+type Position struct {
+	Segment, Sequence uint64
+	Head              [32]byte
+}
+
 // Write appends e. The line is in the file when it returns (it survives the
-// process), and on the disk about a second later. Errors wrap [ErrUnavailable];
-// then nothing of the line is in the chain.
+// process), and on the disk about a second later. Errors wrap [ErrUnavailable], and
+// [ErrFull] or [ErrBroken] where that is why; then nothing of the line is in the
+// chain.
 func (l *Log) Write(e Event) error {
 	_, err := l.write(e)
 	return err
 }
 
 // WriteDurable appends e and returns when the line is synced to disk. Callers who
-// come meanwhile share the next sync. When ctx ends first, the line is in the file
-// but not known to be on the disk.
+// come meanwhile share the next sync. When ctx ends first, or the sync finds no room
+// ([ErrFull]), the line is in the file but not known to be on the disk.
 func (l *Log) WriteDurable(ctx context.Context, e Event) error {
 	seq, err := l.write(e)
 	if err != nil {
@@ -155,7 +181,7 @@ func (l *Log) write(e Event) (uint64, error) {
 	if l.signed {
 		l.unsigned()
 	}
-	if l.size >= l.rotateAt {
+	if l.size >= l.rotateAt && l.reserve.low == nil {
 		l.tryRotate()
 	}
 	return seq, nil
@@ -174,15 +200,28 @@ func (l *Log) append(b []byte) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
-	if _, err := l.f.Write(b); err != nil {
-		l.dirty = true
-		_ = l.clean() // tried again before the next line
-		return fmt.Errorf("%w: write: %w", ErrUnavailable, err)
+	if n, err := l.f.Write(b); err != nil {
+		return l.unwritten(n, err)
 	}
 	l.size += int64(len(b))
 	l.seq++
 	l.head = hash
+	if l.reserve.end-l.size < l.reserve.want {
+		l.topUp()
+	}
 	return nil
+}
+
+// unwritten cuts off the n bytes of a line that were written before err. The caller
+// holds mu.
+func (l *Log) unwritten(n int, err error) error {
+	if st, serr := l.f.Stat(); n > 0 || serr != nil || st.Size() != l.size {
+		l.dirty = true
+	}
+	if cerr := l.clean(); cerr != nil {
+		return cerr
+	}
+	return fmt.Errorf("%w: write: %w", ErrUnavailable, asFull(err))
 }
 
 // usable reports why no line can be written. The caller holds mu.
@@ -193,21 +232,22 @@ func (l *Log) usable() error {
 	if err := l.group.failed(); err != nil {
 		return err
 	}
-	if err := l.clean(); err != nil {
-		return fmt.Errorf("%w: cut off a line that was not wholly written: %w", ErrUnavailable, err)
-	}
-	return nil
+	return l.clean()
 }
 
-// clean cuts off what a failed write has left behind. The caller holds mu.
+// clean cuts off what a failed write has left behind: nothing may ever stand behind
+// it. When that fails the log is broken. What was allocated behind the end goes with
+// it, and is taken again at once. The caller holds mu.
 func (l *Log) clean() error {
 	if !l.dirty {
 		return nil
 	}
 	if err := l.f.Truncate(l.size); err != nil {
-		return err
+		return l.group.fail(fmt.Errorf("cut off a line that was not wholly written: %w", err))
 	}
 	l.dirty = false
+	l.reserve.end = l.size
+	l.topUp()
 	return nil
 }
 
@@ -216,15 +256,26 @@ func (l *Log) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Status{Path: l.path, Segment: l.segment, Sequence: l.seq, Head: l.head, PublicKey: l.publicKey}
-	s.Durable, s.Syncs = l.group.counts()
+	s.Reserve = l.reserve.left(l.size)
+	durable, syncs := l.group.counts()
+	s.Durable, s.Syncs = durable.Sequence, syncs
 	return s
 }
 
-// Broken is closed when a sync has failed: the process must end.
+// Durable names the last line that is known to be on the disk: the log holds it
+// ([Holds]) whatever happens to this machine's power, so it may be named elsewhere.
+func (l *Log) Durable() Position {
+	durable, _ := l.group.counts()
+	return durable.Position
+}
+
+// Broken is closed when the log is broken ([ErrBroken]): the process must end.
 func (l *Log) Broken() <-chan struct{} { return l.group.broken }
 
 // Close signs and syncs what there is, and closes the file. It waits for the
-// goroutine that writes checkpoints. Later writes fail.
+// goroutine that writes checkpoints. Later writes fail. The reserve stays with the
+// file, so that there is one when the log is opened again on a full disk; it shows
+// in the blocks of the file, not in its size, and truncate(1) to that size drops it.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	if l.closed {

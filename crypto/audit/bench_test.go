@@ -31,6 +31,18 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// BenchmarkWriteReserved is BenchmarkWrite with a reserve that is topped up.
+func BenchmarkWriteReserved(b *testing.B) {
+	c := testConfig(logPath(b))
+	c.Now, c.Reserve = nil, 64<<20
+	l := mustOpen(b, c)
+	e := lookup("0123456789abcdef")
+	b.ReportAllocs()
+	for b.Loop() {
+		mustWrite(b, l, e)
+	}
+}
+
 func BenchmarkSubject(b *testing.B) {
 	l := mustOpen(b, testConfig(logPath(b)))
 	b.ReportAllocs()

@@ -113,7 +113,7 @@ func TestRotationSyncs(t *testing.T) {
 	if want := []string{path + newSuffix, path}; !slices.Equal(synced, want) {
 		t.Fatalf("synced %v", synced)
 	}
-	if d, _ := l.group.counts(); d != l.seq {
+	if d, _ := l.group.counts(); d.Sequence != l.seq {
 		t.Fatalf("durable to %d of %d", d, l.seq)
 	}
 }

@@ -36,7 +36,8 @@ const (
 // with outcome "cut" and the number of bytes is written. Any other line after the last
 // checkpoint that does not fit, a log of another instance, key or later
 // incarnation, and one that another process holds, are errors. What is before the
-// last checkpoint is not read: that is [Verify]'s job.
+// last checkpoint is not read: that is [Verify]'s job. An error on a full disk
+// matches [ErrFull]: the same call works when there is room.
 func Open(ctx context.Context, c Config) (*Log, error) {
 	l, err := c.log()
 	if err != nil {
@@ -46,7 +47,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 		if l.f != nil {
 			_ = l.f.Close()
 		}
-		return nil, fmt.Errorf("open the audit log %s: %w", c.Path, err)
+		return nil, fmt.Errorf("open the audit log %s: %w", c.Path, asFull(err))
 	}
 	l.done.Add(1)
 	go l.checkpoints()
@@ -68,6 +69,8 @@ func (c Config) log() (*Log, error) {
 		return nil, fmt.Errorf("the subject key must have %d bytes", subjectKeySize)
 	case c.RotateSize != 0 && c.RotateSize < minRotateSize:
 		return nil, fmt.Errorf("the rotate size must be at least %d bytes", minRotateSize)
+	case c.Reserve < 0 || c.Reserve > maxReserve:
+		return nil, fmt.Errorf("the reserve must be 0 to %d bytes", int64(maxReserve))
 	}
 	l := &Log{
 		path: c.Path, instance: c.Instance, rotateSize: c.RotateSize, now: c.Now, logger: c.Logger,
@@ -75,6 +78,7 @@ func (c Config) log() (*Log, error) {
 		sign:      func(message []byte) []byte { return ed25519.Sign(c.Signer, message) },
 		subject:   secret.NewMAC(c.SubjectKey),
 		syncFile:  syncData,
+		reserve:   reserve{want: c.Reserve},
 		group:     group{broken: make(chan struct{})},
 		wake:      make(chan struct{}, 1),
 		stop:      make(chan struct{}),
@@ -109,6 +113,7 @@ func (l *Log) open(ctx context.Context, incarnation uint64) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.reserve.adopt(f, st)
 	left, err := l.resume(ctx, st.Size(), incarnation)
 	if err != nil {
 		return err
@@ -116,8 +121,9 @@ func (l *Log) open(ctx context.Context, incarnation uint64) error {
 	if err := l.settle(left, incarnation); err != nil {
 		return err
 	}
+	l.topUp()
 	err = errors.Join(l.syncFile(l.f), syncDir(l.path))
-	l.group.finish(l.seq, err)
+	l.group.finish(l.mark(), err)
 	return err
 }
 
@@ -137,12 +143,23 @@ func (l *Log) settle(left leftover, incarnation uint64) error {
 		}
 	}
 	if incarnation > l.incarnation {
-		return l.rotate(incarnation)
+		return l.succeed(incarnation)
 	}
 	if !l.signed {
 		l.unsigned()
 	}
 	return nil
+}
+
+// succeed starts the segment of a new incarnation. On a full disk the blocks that
+// it needs are in the reserve of the old one. The caller holds mu.
+func (l *Log) succeed(incarnation uint64) error {
+	err := l.rotate(incarnation)
+	if full(err) && l.reserve.left(l.size) > 0 {
+		l.reserve.giveBack(l.f, l.size)
+		err = l.rotate(incarnation)
+	}
+	return err
 }
 
 // note writes one of the log's own notes. The caller holds mu.

@@ -11,8 +11,12 @@ import (
 const newSuffix = ".new"
 
 // tryRotate starts the next segment. When that fails, the active one simply goes
-// on, and it is tried again after a sixteenth of the size. The caller holds mu.
+// on, and it is tried again after a sixteenth of the size; so it does while the disk
+// has no room for a second reserve. The caller holds mu.
 func (l *Log) tryRotate() {
+	if again, _ := l.group.unsynced(); again {
+		return // the old segment has to be on the disk first
+	}
 	if err := l.rotate(l.incarnation); err != nil {
 		l.rotateAt = l.size + l.rotateSize/16
 		l.logger.Error("audit log: no new segment", "path", l.path, "error", err)
@@ -32,17 +36,18 @@ func (l *Log) rotate(incarnation uint64) error {
 		return fmt.Errorf("make segment %d: %w", next.number, err)
 	}
 	err := l.syncFile(l.f)
-	l.group.finish(l.seq, err)
+	l.group.finish(l.mark(), err)
 	if err == nil {
 		err = l.exchange()
 	}
 	if err != nil {
 		return errors.Join(err, next.f.Close(), os.Remove(l.path+newSuffix))
 	}
-	old := l.f
+	old, size := l.f, l.size
 	l.enter(next) // commit point: the new segment has the name
 	err = syncDir(l.path)
-	l.group.finish(l.seq, err)
+	l.group.finish(l.mark(), err)
+	_ = old.Truncate(size) // gives back what was in reserve; no harm if it stays
 	return errors.Join(err, old.Close())
 }
 
@@ -52,6 +57,7 @@ type segment struct {
 	incarnation, number uint64
 	size                int64
 	head                [32]byte
+	reserve             reserve
 }
 
 // makeSegment writes and syncs a file with a header that continues the chain.
@@ -68,6 +74,9 @@ func (l *Log) makeSegment(s *segment) (err error) {
 	if err := lock(s.f); err != nil {
 		return err
 	}
+	if err := s.provide(l.reserve, l.size); err != nil {
+		return err
+	}
 	b := appendStart(l.buf[:0], l.seq+1, l.now(), kindSegment)
 	b, s.head = seal(appendHeader(b, l.header(s.incarnation, s.number)), l.head)
 	l.buf, s.size = b, int64(len(b))
@@ -75,6 +84,21 @@ func (l *Log) makeSegment(s *segment) (err error) {
 		return err
 	}
 	return l.syncFile(s.f)
+}
+
+// provide allocates the reserve, which must not be smaller than what is left of the
+// old one in a segment of that size.
+func (s *segment) provide(old reserve, size int64) error {
+	s.reserve = reserve{want: old.want, bare: old.bare}
+	if s.reserve.want == 0 {
+		return nil
+	}
+	err := s.reserve.fill(s.f, 0)
+	if s.reserve.left(0) < min(old.want, old.left(size)) {
+		return err
+	}
+	s.reserve.low = err
+	return nil
 }
 
 func (l *Log) header(incarnation, number uint64) header {
@@ -103,7 +127,7 @@ func (l *Log) enter(s segment) {
 	l.segment, l.incarnation = s.number, s.incarnation
 	l.seq++
 	l.head = s.head
-	l.rotateAt = l.rotateSize
+	l.rotateAt, l.reserve = l.rotateSize, s.reserve
 	l.unsigned()
 }
 

@@ -20,7 +20,7 @@ func syncData(f *os.File) error {
 		}
 	})
 	if cerr != nil {
-		return cerr
+		return os.ErrClosed // the only reason for which Control fails
 	}
 	return os.NewSyscallError("fdatasync", err)
 }

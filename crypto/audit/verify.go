@@ -23,6 +23,9 @@ type VerifyConfig struct {
 	// First is the number of the oldest segment that has to be there. Default 1;
 	// another one says that older segments were taken away on purpose.
 	First uint64
+	// Anchor is a line that was noted elsewhere while it was durable ([Log.Durable]).
+	// A log that does not have it was cut off, replaced, or put back to an older state.
+	Anchor *Position
 }
 
 // Report is what Verify found.
@@ -34,8 +37,9 @@ type VerifyConfig struct {
 // start goes on behind such a tail and so signs it, but says first that it was
 // found unsigned: those lines are the adopted ones, and remain unproven.
 //
-// That lines were cut off at the end, in the tail or with their checkpoints, does
-// not show here, but by comparing Sequence and Head with what was noted elsewhere.
+// That lines were cut off at the end, in the tail or with their checkpoints, shows
+// only against an Anchor: nothing up to CompleteTo is missing or was changed since
+// that was noted, whoever wrote it, except what VerifyConfig.First leaves out.
 type Report struct {
 	// Consistent: every line is in the format and follows from the one before, and
 	// every checkpoint is signed by the key. It is false exactly if Problem says
@@ -43,6 +47,7 @@ type Report struct {
 	Consistent  bool
 	Lines       uint64 // lines that were read and found right
 	AuthenticTo uint64 // sequence number; 0 when no PublicKey was given, or nothing is signed
+	CompleteTo  uint64 // sequence number of the Anchor; 0 without one, or when the log lacks it
 	Adopted     uint64 // lines that a checkpoint covers, and that were there unsigned before
 	// AdoptedRanges says which those are: the first 100 ranges.
 	AdoptedRanges []Range
@@ -75,7 +80,7 @@ func Verify(ctx context.Context, c VerifyConfig) (Report, error) {
 	if c.PublicKey != nil && len(c.PublicKey) != ed25519.PublicKeySize {
 		return Report{}, errors.New("verify the audit log: the public key has the wrong length")
 	}
-	v := verifier{ctx: ctx, path: c.Path, chain: chain{key: c.PublicKey}}
+	v := verifier{ctx: ctx, path: c.Path, anchor: c.Anchor, chain: chain{key: c.PublicKey}}
 	v.chain.unproven = v.adopted
 	if c.First > 1 {
 		v.chain.adopt = true
@@ -84,12 +89,14 @@ func Verify(ctx context.Context, c VerifyConfig) (Report, error) {
 	if err := v.walk(); err != nil {
 		return Report{}, fmt.Errorf("verify the audit log: %w", err)
 	}
+	v.lacks()
 	return v.finish(c.PublicKey != nil), nil
 }
 
 type verifier struct {
 	ctx    context.Context
 	path   string
+	anchor *Position
 	chain  chain
 	report Report
 	// What is active is settled at the start, so that a log may grow and rotate
@@ -189,11 +196,34 @@ func (v *verifier) lines(r io.Reader, file string, active bool) error {
 		case !errors.Is(err, errTooLong):
 			return err
 		}
+		if err == nil {
+			err = v.anchored()
+		}
 		if err != nil {
 			v.problem(file, n, err.Error())
 			return nil
 		}
 		v.report.Lines++
+	}
+}
+
+// anchored compares the line that was just read with the anchor.
+func (v *verifier) anchored() error {
+	c, a := &v.chain, v.anchor
+	if a == nil || c.seq != a.Sequence {
+		return nil
+	}
+	if c.segment != a.Segment || c.head != a.Head {
+		return errors.New("the line is another one than the anchor names")
+	}
+	v.report.CompleteTo = c.seq
+	return nil
+}
+
+// lacks notes that the whole log was read without the line that the anchor names.
+func (v *verifier) lacks() {
+	if a := v.anchor; a != nil && v.report.Problem == "" && v.report.CompleteTo != a.Sequence {
+		v.problem(v.path, 0, fmt.Sprintf("the log ends at line %d without line %d of segment %d, which the anchor names", v.chain.seq, a.Sequence, a.Segment))
 	}
 }
 

@@ -30,6 +30,9 @@ type OpenKeyring = func(ctx context.Context, b keyring.Blob) (*keyring.Keyring, 
 //
 // The error matches [ErrBackup] when it is damaged, or is open's: nothing is
 // known then of what it holds. What is wrong between rows is in the Report.
+//
+// BUG: an old backup put in the place of a new one is whole and authentic too.
+// MadeAt, Incarnation and Position, which the HMAC covers, say which it is.
 func ReadBackup(ctx context.Context, r io.ReaderAt, open OpenKeyring) (Backup, Report, error) {
 	a := newArchive(r)
 	tail, err := a.load(ctx)

@@ -84,7 +84,8 @@ type Backup struct {
 // in it. It looks into no box: [ReadBackup] does.
 //
 // Until w has taken all of it the driver cannot use again the room of what is
-// removed or replaced meanwhile, so w should not be slow; ctx ends it. Whoever
+// removed or replaced meanwhile, so w should not be slow; ctx ends it, and so does
+// a disk that fills (ErrFull). An error of w is returned without a kind. Whoever
 // reads a stream that was cut off finds out.
 func (s *Store) Backup(ctx context.Context, w io.Writer) (Backup, error) {
 	if err := s.enter(); err != nil {

@@ -124,6 +124,41 @@ func (l *ledger) within(r *fixture) {
 	}
 }
 
+// meanwhile calls what is to happen while a backup is written, once.
+type meanwhile struct {
+	bytes.Buffer
+	happen sync.Once
+	what   func()
+}
+
+func (m *meanwhile) Write(b []byte) (int, error) {
+	m.happen.Do(m.what)
+	return m.Buffer.Write(b)
+}
+
+// TestBackupIsOfOneMoment: what happens while it is written is not in it.
+func TestBackupIsOfOneMoment(t *testing.T) {
+	f := newFixture(t)
+	var records []user.Record
+	for n := range 500 {
+		records = append(records, elsewhere(n, ""))
+	}
+	f.imports(records...)
+	in := f.begin("late", "1")
+	want, _ := f.backup()
+	got := &meanwhile{what: func() {
+		f.commit(in, "c1")
+		f.commit(f.begin("h1", "2"), "c2")
+	}}
+	if _, err := f.Backup(f.ctx(), got); err != nil {
+		t.Fatal(err)
+	}
+	if len(want) < 100_000 || !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("a backup of %d bytes is not of one moment", len(want))
+	}
+	f.holds("late", in.Arrival, user.Active)
+}
+
 // BenchmarkBackup is what a backup takes beside the disk or socket that it goes to.
 func BenchmarkBackup(b *testing.B) {
 	f := populated(b)

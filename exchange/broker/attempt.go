@@ -13,10 +13,11 @@ import (
 // It is the one place where tokens are asked for, by whoever has the turn.
 func (b *Broker) attempt(r *run) verdict {
 	defer b.freeSlot(r)
+	defer b.alight(&r.berth)
 	r.attempts++
 	var reply exchange.Reply
 	var unready error
-	err, noSecret := b.withSecret(r.limit(), r.intent.ClientID, func(s user.ClientSecret) (err error) {
+	err, secretless := b.withSecret(r.limit(), r.intent.ClientID, func(s user.ClientSecret) (err error) {
 		if unready = b.cfg.Store.Ready(); unready != nil {
 			return unready
 		}
@@ -25,11 +26,11 @@ func (b *Broker) attempt(r *run) verdict {
 	})
 	switch {
 	case unready != nil:
-		return b.notReady(r, unready)
-	case noSecret != nil:
-		return b.withoutSecret(r, noSecret)
+		return b.judge(r, notReady, unready)
+	case secretless != nil:
+		return b.judge(r, noSecret, secretless)
 	case err != nil:
-		return b.judge(r, err)
+		return b.judge(r, classOf(err), err)
 	}
 	return verdict{next: accept, reply: reply}
 }
@@ -40,28 +41,9 @@ func (b *Broker) send(r *run, secret user.ClientSecret) (exchange.Reply, error) 
 		ClientID: r.intent.ClientID, HumanID: r.intent.HumanID,
 		SessionToken: r.intent.SessionToken, ClientSecret: secret.Text,
 	})
+	b.observe(&r.berth, err)
 	b.cfg.Step("answered")
 	return reply, err
-}
-
-// withoutSecret: nothing was sent, or what was sent had no effect. Who is
-// uncertain from before goes on trying; who is not is told at once.
-func (b *Broker) withoutSecret(r *run, err error) verdict {
-	r.failure = err
-	if r.uncertain || user.KindOf(err) == "" {
-		return verdict{next: retry} // of no kind: the time is up, and awaitTurn says so
-	}
-	return unsent(fmt.Errorf("get the client secret for request %s: %w", r.intent.RequestID, err))
-}
-
-// notReady: the answer's tokens could not be kept, so nothing is sent that asks
-// for them. Who is in backoff waits on; who has just come is told at once.
-func (b *Broker) notReady(r *run, err error) verdict {
-	r.failure = err
-	if r.uncertain || r.attempts > 1 {
-		return verdict{next: retry}
-	}
-	return unsent(fmt.Errorf("send request %s: %w", r.intent.RequestID, err))
 }
 
 func classOf(err error) exchange.Class {
@@ -79,34 +61,37 @@ func adviceIn(err error) time.Duration {
 	return 0
 }
 
-// judge says what a failed attempt means. What may have taken effect makes r
-// uncertain, and from then on nothing but a whole answer can end it well: a
-// refusal may be the refusal of a session token that we spent ourselves.
-func (b *Broker) judge(r *run, err error) verdict {
-	r.failure = err
-	switch classOf(err) {
-	case exchange.NotSent:
-		return verdict{next: retry}
-	case exchange.TryLater:
-		r.advice = adviceIn(err)
-		return verdict{next: retry, after: r.advice}
-	case exchange.Unauthorized:
-		if r.uncertain {
-			return indeterminate()
-		}
-		return badSecret()
-	case exchange.Refused:
-		if r.uncertain {
-			return indeterminate()
-		}
-		return refused()
-	case exchange.Invalid:
-		return rejected(user.UpstreamInvalid)
-	case exchange.Unreadable:
-		return indeterminate()
+// adviceTo is the advice in an error of ours.
+func adviceTo(err error) time.Duration {
+	if e, ok := errors.AsType[*user.Error](err); ok {
+		return e.RetryAfter
 	}
-	b.mu.Lock()
-	r.uncertain = true
-	b.mu.Unlock()
-	return verdict{next: retry, after: adviceIn(err)}
+	return 0
+}
+
+// judge applies the policy to what an attempt met. What may have taken effect
+// makes r uncertain, and from then on nothing but a whole answer can end it well:
+// a refusal may be the refusal of a session token that we spent ourselves.
+func (b *Broker) judge(r *run, met exchange.Class, err error) verdict {
+	r.failure = err
+	do := ruleFor(met, r.stage())
+	if do.doubt {
+		b.mu.Lock()
+		r.uncertain = true
+		b.mu.Unlock()
+	}
+	v := verdict{next: finish, outcome: do.outcome, failure: do.failure, unspent: do.unspent}
+	switch {
+	case met == noSecret && user.KindOf(err) == "":
+		return verdict{next: retry} // the time is up, and awaitTurn says so
+	case do.retry:
+		v = verdict{next: retry}
+	case v.failure == "":
+		v.err = fmt.Errorf("send request %s: %s: %w", r.intent.RequestID, met, err)
+	}
+	if do.advice {
+		v.after = adviceIn(err)
+		r.advice = v.after
+	}
+	return v
 }

@@ -17,6 +17,12 @@
 // Human API executes an earlier attempt after a later exchange of the same user
 // was committed here (its delay, not our order), the tokens kept are older than
 // Human API's. The next finish event repairs that.
+//
+// BUG: where an app does not say whose login an exchange is for
+// (X-Client-User-Id), garbage that names a user and that user's real finish
+// event by the same rule draw from one budget: while the garbage goes on, the
+// real one competes with it for one attempt every five seconds. Likewise, garbage
+// about several users that makes Human API fail opens the breaker for its rule.
 package broker
 
 import (
@@ -38,7 +44,8 @@ import (
 // Store keeps users, sessions and intents. All calls may be concurrent; what
 // returns without an error is durable. A *user.Error of kind StoreUnavailable,
 // or VaultStale where keys are needed that were wiped, means that it failed or
-// that nobody knows; it may be tried again.
+// that nobody knows; it may be tried again. RowDamaged: a row that it needs is
+// there and does not open; nothing was written, and only a repair helps.
 type Store interface {
 	// Ready returns nil when tokens could be sealed now, and otherwise why not
 	// (VaultStale). It is quick and asks nobody.
@@ -65,6 +72,8 @@ type Store interface {
 	Finish(ctx context.Context, in user.Intent, outcome user.Outcome, failure user.Failure) error
 	// PutPublicToken keeps a fetched publicToken, and makes the row if needed.
 	PutPublicToken(ctx context.Context, app user.ClientID, human user.HumanID, token user.PublicToken) (user.Public, error)
+	// InState returns up to limit users of an app in that state.
+	InState(ctx context.Context, app user.ClientID, state user.State, limit int) ([]user.Public, error)
 	// Intents returns all intents by arrival. Those that it cannot read are named
 	// in an error beside the others; when it can read none of them the slice is nil.
 	Intents(ctx context.Context) ([]user.Intent, error)
@@ -111,6 +120,20 @@ type Backoff struct {
 	Max   time.Duration // default 30 s
 }
 
+var (
+	defaultBackoff  = Backoff{First: 250 * time.Millisecond, Max: 30 * time.Second}
+	defaultCoolDown = Backoff{First: time.Second, Max: 30 * time.Second}
+)
+
+func (o *Backoff) setDefaults(d Backoff) {
+	if o.First <= 0 {
+		o.First = d.First
+	}
+	if o.Max <= 0 {
+		o.Max = d.Max
+	}
+}
+
 // Config of a Broker. Store, Upstream, Secrets, Journal and Apps are required.
 type Config struct {
 	Store    Store
@@ -128,10 +151,15 @@ type Config struct {
 	// when this process took it up. Default 1 h.
 	GiveUp  time.Duration
 	Backoff Backoff
-	// MaxInFlight bounds the exchanges that are begun and not ended; one rule may
-	// have half of them. They outlive callers that hang up, by up to GiveUp, and
-	// each is an intent and a goroutine. What is resumed counts, and is let in.
-	// Repeats of what is in flight or finished are not bounded by it. Default 4096.
+	Breaker Breaker
+	// PerApp bounds the requests of one app that are on the wire at a time,
+	// publicTokens included. Rules share them: one may have seven eighths. Default 64.
+	PerApp int
+	// MaxInFlight bounds the exchanges that are begun by this process and not
+	// ended; one rule may have half of them. They outlive callers that hang up, by
+	// up to GiveUp, and each is an intent and a goroutine. What is resumed comes on
+	// top: what a crash left behind keeps nobody out. Repeats of what is in flight
+	// or finished are not bounded by it. Default 4096.
 	MaxInFlight int
 	Now         func() time.Time // default time.Now; stamps only, timers are real
 	Logger      *slog.Logger     // default: discards
@@ -155,7 +183,7 @@ type Broker struct {
 	// resumed is closed when every intent found at start stands in its line.
 	resumed chan struct{}
 	slots   chan struct{} // one taken by each resumed exchange that has or awaits the turn next
-	repairs chan struct{} // publicTokens fetched after an indeterminate outcome
+	repairs chan struct{} // publicTokens fetched of users in doubt
 
 	fetches singleflight.Group
 
@@ -165,9 +193,14 @@ type Broker struct {
 	stopped  bool
 	running  map[sessionName]*run
 	lines    map[userName]*line
-	inLines  int            // runs in all lines
+	begun    int            // runs in all lines, without the resumed
 	byRule   map[string]int // the same by rule
 	outcomes map[user.Outcome]uint64
+	damaged  uint64
+	wires    map[user.ClientID]*wire
+	breaker  breaker
+	cooling  *time.Timer // nil, or looks after the breaker
+	garbage  garbage
 }
 
 const (
@@ -190,7 +223,8 @@ func New(c Config) (*Broker, error) {
 		stopping: make(chan struct{}), resumed: make(chan struct{}),
 		slots: make(chan struct{}, resumeSlots), repairs: make(chan struct{}, repairSlots),
 		running: map[sessionName]*run{}, lines: map[userName]*line{}, byRule: map[string]int{},
-		outcomes: map[user.Outcome]uint64{},
+		outcomes: map[user.Outcome]uint64{}, wires: map[user.ClientID]*wire{},
+		breaker: newBreaker(c.Breaker), garbage: garbage{empty: map[claim]time.Time{}},
 	}
 	b.life, b.endLife = context.WithCancel(context.Background())
 	return b, nil
@@ -203,11 +237,16 @@ func (c *Config) setDefaults() {
 	if c.GiveUp <= 0 {
 		c.GiveUp = time.Hour
 	}
-	if c.Backoff.First <= 0 {
-		c.Backoff.First = 250 * time.Millisecond
+	c.Backoff.setDefaults(defaultBackoff)
+	c.Breaker.CoolDown.setDefaults(defaultCoolDown)
+	if c.Breaker.Failures <= 0 {
+		c.Breaker.Failures = 5
 	}
-	if c.Backoff.Max <= 0 {
-		c.Backoff.Max = 30 * time.Second
+	if c.Breaker.Users <= 0 {
+		c.Breaker.Users = 2
+	}
+	if c.PerApp <= 0 {
+		c.PerApp = 64
 	}
 	if c.MaxInFlight <= 0 {
 		c.MaxInFlight = 4096
@@ -251,6 +290,9 @@ func (b *Broker) stop() {
 	if !b.stopped {
 		b.stopped = true
 		close(b.stopping)
+		if b.cooling != nil {
+			b.cooling.Stop()
+		}
 	}
 }
 
@@ -286,21 +328,4 @@ func (b *Broker) spawnLocked(f func()) bool {
 	}
 	b.work.Go(f)
 	return true
-}
-
-// Status is a snapshot.
-type Status struct {
-	InFlight int                     // exchanges being worked on now
-	Outcomes map[user.Outcome]uint64 // exchanges ended since New, replays not counted
-}
-
-// Status tells what the broker does and did.
-func (b *Broker) Status() Status {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := Status{InFlight: len(b.running), Outcomes: make(map[user.Outcome]uint64, len(user.Outcomes))}
-	for _, o := range user.Outcomes {
-		s.Outcomes[o] = b.outcomes[o]
-	}
-	return s
 }

@@ -17,7 +17,7 @@ const versionsTried = 3
 // whoever rotates has two that name each other as the alternative. Each copy is
 // wiped after its use. It returns the last send's error; or none, why there is no
 // secret to go on with, and nothing that was sent had an effect.
-func (b *Broker) withSecret(ctx context.Context, app user.ClientID, send func(user.ClientSecret) error) (err, noSecret error) {
+func (b *Broker) withSecret(ctx context.Context, app user.ClientID, send func(user.ClientSecret) error) (err, secretless error) {
 	secret, err := b.cfg.Secrets.ClientSecret(ctx, app)
 	if err != nil {
 		return nil, err
@@ -29,9 +29,9 @@ func (b *Broker) withSecret(ctx context.Context, app user.ClientID, send func(us
 		if err == nil || classOf(err) != exchange.Unauthorized || len(tried) == versionsTried {
 			return err, nil
 		}
-		next, other, noSecret := b.cfg.Secrets.Refused(ctx, app, secret.Version)
-		if noSecret != nil {
-			return nil, noSecret
+		next, other, secretless := b.cfg.Secrets.Refused(ctx, app, secret.Version)
+		if secretless != nil {
+			return nil, secretless
 		}
 		if !other || slices.Contains(tried, next.Version) {
 			next.Text.Wipe()

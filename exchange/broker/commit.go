@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"time"
@@ -57,7 +58,7 @@ func final(err error) bool {
 
 // commit makes the tokens durable. While the store cannot take them they are
 // held here and tried again, for as long as the process lives: Human API gives
-// them once.
+// them once. Beside a damaged row, which only a repair can help, that is GiveUp.
 func (b *Broker) commit(r *run, rec user.Record) verdict {
 	for failed := 1; ; failed++ {
 		// THE commit point. Before it nobody is told anything and a crash repeats
@@ -71,6 +72,10 @@ func (b *Broker) commit(r *run, rec user.Record) verdict {
 			return rejected(user.UserMismatch)
 		case final(err):
 			return b.lookAgain(r, err)
+		case user.KindOf(err) == user.RowDamaged && r.giveUp.Err() != nil && b.life.Err() == nil:
+			b.lament(r, "tokens received that cannot be stored beside a damaged row, given up", err)
+			r.failure = err
+			return indeterminate()
 		}
 		if failed == 1 {
 			b.enter(r, holding)
@@ -86,13 +91,16 @@ func (b *Broker) commit(r *run, rec user.Record) verdict {
 // finish makes an end without tokens durable, and settles.
 func (b *Broker) finish(r *run, v verdict) verdict {
 	for failed := 1; ; failed++ {
-		result, err := b.end(r, v)
+		result, unreadable, err := b.end(r, v)
 		if err == nil {
-			b.settle(r, v.outcome, result, v.failing(r))
+			b.settle(r, v.outcome, result, cmp.Or(v.failing(r), unreadable))
 			break
 		}
 		if final(err) {
 			return b.lookAgain(r, err)
+		}
+		if user.KindOf(err) == user.RowDamaged {
+			return b.undone(r, err)
 		}
 		if failed == 1 {
 			b.log.Warn("the store cannot take the end of an exchange, trying again",
@@ -109,15 +117,28 @@ func (b *Broker) finish(r *run, v verdict) verdict {
 }
 
 // end writes the end of an exchange without tokens. A superseded one is answered
-// with the record that the later arrival brought.
-func (b *Broker) end(r *run, v verdict) (user.Result, error) {
+// with the record that the later arrival brought, if that opens.
+func (b *Broker) end(r *run, v verdict) (result user.Result, unreadable, err error) {
 	outcome, failure := v.kept()
-	err := b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
+	err = b.cfg.Store.Finish(b.life, r.intent, outcome, failure)
 	if err != nil || outcome != user.Superseded {
-		return user.Result{}, err
+		return user.Result{}, nil, err
 	}
 	p, err := b.cfg.Store.Public(b.life, r.intent.ClientID, r.intent.HumanID)
-	return user.Result{Public: p, Outcome: outcome}, err
+	if user.KindOf(err) == user.RowDamaged {
+		return user.Result{}, err, nil
+	}
+	return user.Result{Public: p, Outcome: outcome}, nil, err
+}
+
+// undone leaves an exchange in the store that cannot be ended because a row of
+// its user does not open: after a repair the next start, or a repeat, takes it up.
+func (b *Broker) undone(r *run, err error) verdict {
+	b.mu.Lock()
+	b.damaged++
+	b.mu.Unlock()
+	b.lament(r, "an exchange is left in the store because of a damaged row", err)
+	return verdict{next: keep, err: fmt.Errorf("end the exchange of request %s: %w", r.intent.RequestID, err)}
 }
 
 // lookAgain settles a run whose intent the store does not have any more, by

@@ -19,11 +19,14 @@ const maxGrace = time.Second
 //
 // Errors are *user.Error: SessionConflict, SessionRefused, UserMismatch,
 // UpstreamInvalid, ExchangeUnknown are final for that session token;
-// UpstreamUnavailable, TooManyWaiting, StoreUnavailable, VaultUnavailable,
+// UpstreamUnavailable (within milliseconds, with the breaker's RetryAfter, while
+// Human API is down), TooManyWaiting, StoreUnavailable, VaultUnavailable,
 // VaultStale, SecretUnavailable (also when Human API refuses every client secret
 // that there is: counted as refused, and a repeat is sent again), Draining leave
 // it unspent; after
-// ExchangePending the same call joins the exchange that goes on. An error of no
+// ExchangePending the same call joins the exchange that goes on. RowDamaged: a row
+// of the user does not open, and only a repair helps; nothing was sent, or the
+// exchange is taken up again then. An error of no
 // kind is ctx's, or a defect.
 func (b *Broker) Exchange(ctx context.Context, x user.Exchange) (user.Result, error) {
 	if err := b.vet(x); err != nil {

@@ -95,7 +95,7 @@ func (l *line) wake() {
 
 // room says whether one more may begin that came by that rule. b.mu is held.
 func (b *Broker) room(rule string) bool {
-	return b.inLines < b.cfg.MaxInFlight && b.byRule[rule] < max(1, b.cfg.MaxInFlight/2)
+	return b.begun < b.cfg.MaxInFlight && b.byRule[rule] < max(1, b.cfg.MaxInFlight/2)
 }
 
 // joinLine puts r into its user's line. The bounds are not for what is resumed:
@@ -108,15 +108,34 @@ func (b *Broker) joinLine(r *run) error {
 	if l == nil {
 		l = &line{}
 	}
-	if !r.resumed && !(b.room(rule) && l.room(rule)) {
-		return &user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry}
+	r.berth = berth{rule: rule, who: name, run: r}
+	if !r.resumed {
+		if err := b.admit(r, l); err != nil {
+			return err
+		}
+		r.counted = true
+		b.begun++
+		b.byRule[rule]++
 	}
 	b.lines[name] = l
-	b.inLines++
-	b.byRule[rule]++
 	r.line, r.phase = l, beginning
 	l.runs = append(l.runs, r)
 	return nil
+}
+
+// admit refuses a new exchange before anything is written of it: too many wait,
+// too many failed lately, or Human API is down. b.mu is held.
+func (b *Broker) admit(r *run, l *line) error {
+	if !b.room(r.intent.Rule) || !l.room(r.intent.Rule) {
+		return &user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry}
+	}
+	if !r.charged {
+		if wait := b.garbage.take(r.claim, time.Now()); wait > 0 {
+			return &user.Error{Kind: user.TooManyWaiting, RetryAfter: max(wait, tooManyRetry)}
+		}
+		r.charged = true
+	}
+	return b.closedTo(&r.berth)
 }
 
 // leaveLine takes r out and lets the others look. b.mu is held.
@@ -129,10 +148,14 @@ func (b *Broker) leaveLine(r *run) {
 	if len(l.runs) == 0 {
 		delete(b.lines, userName{r.intent.ClientID, r.intent.HumanID})
 	}
-	b.inLines--
-	if b.byRule[r.intent.Rule]--; b.byRule[r.intent.Rule] == 0 {
-		delete(b.byRule, r.intent.Rule)
+	if r.counted {
+		r.counted = false
+		b.begun--
+		if b.byRule[r.berth.rule]--; b.byRule[r.berth.rule] == 0 {
+			delete(b.byRule, r.berth.rule)
+		}
 	}
-	l.wake()
 	r.line = nil
+	b.alightLocked(&r.berth)
+	b.stir(l)
 }

@@ -15,7 +15,7 @@ import (
 // Human API once for everyone who waits, and kept.
 //
 // Errors are *user.Error: UnknownUser (Human API says no to that user),
-// UpstreamUnavailable, UpstreamInvalid, SecretUnavailable (also when Human API
+// UpstreamUnavailable (at once while Human API is down), UpstreamInvalid, RowDamaged, SecretUnavailable (also when Human API
 // refuses the secret), VaultUnavailable, VaultStale, StoreUnavailable, Draining.
 // An error of no kind is ctx's, or a defect.
 func (b *Broker) PublicToken(ctx context.Context, app user.ClientID, human user.HumanID, id user.RequestID) (user.Public, error) {
@@ -73,14 +73,20 @@ func (b *Broker) sharedFetch(app user.ClientID, human user.HumanID) (user.Public
 
 // fetch asks Human API for a user's publicToken and keeps it.
 func (b *Broker) fetch(ctx context.Context, app user.ClientID, human user.HumanID) (user.Public, error) {
+	t, err := b.boardFetch(ctx, userName{app, human})
+	if err != nil {
+		return user.Public{}, err
+	}
+	defer b.alight(t)
 	var token user.PublicToken
-	err, noSecret := b.withSecret(ctx, app, func(s user.ClientSecret) (err error) {
+	err, secretless := b.withSecret(ctx, app, func(s user.ClientSecret) (err error) {
 		token, err = b.cfg.Upstream.PublicToken(ctx, exchange.PublicTokenRequest{ClientID: app, HumanID: human, ClientSecret: s.Text})
+		b.observe(t, err)
 		return err
 	})
 	switch {
-	case noSecret != nil:
-		return user.Public{}, timeUp(fmt.Errorf("get the client secret: %w", noSecret))
+	case secretless != nil:
+		return user.Public{}, timeUp(fmt.Errorf("get the client secret: %w", secretless))
 	case err != nil:
 		return user.Public{}, fetchFailure(err)
 	}
@@ -99,14 +105,8 @@ func timeUp(err error) error {
 // fetchFailure gives a failed fetch its kind. The call changes nothing at Human
 // API, so that whether it was sent makes no difference.
 func fetchFailure(err error) error {
-	kind, wait := user.UpstreamUnavailable, adviceIn(err)
-	switch classOf(err) {
-	case exchange.Unauthorized:
-		kind = user.SecretUnavailable
-	case exchange.Refused:
-		kind = user.UnknownUser
-	case exchange.Invalid, exchange.Unreadable:
-		kind = user.UpstreamInvalid
+	return &user.Error{
+		Kind: ruleFor(classOf(err), fetching).failure, RetryAfter: adviceIn(err),
+		Err: fmt.Errorf("fetch the public token: %w", err),
 	}
-	return &user.Error{Kind: kind, RetryAfter: wait, Err: fmt.Errorf("fetch the public token: %w", err)}
 }

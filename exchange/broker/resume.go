@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 
-	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
@@ -35,7 +34,9 @@ func (b *Broker) resume(ctx context.Context) error {
 	if len(found) > 0 {
 		b.log.Info("exchanges of an earlier start are resumed", slog.Int("count", len(found)))
 	}
+	doubtful := b.doubtful(ctx) // of earlier starts: whoever comes to be in doubt now is repaired then
 	close(b.resumed)
+	b.spawn(func() { b.repairAll(doubtful) })
 	for _, r := range found {
 		goOn := func() {
 			defer r.release()
@@ -47,23 +48,4 @@ func (b *Broker) resume(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// repair fetches the publicToken of a user whose exchange ended indeterminate,
-// once, so that the popup can be opened again in edit mode.
-func (b *Broker) repair(in user.Intent) {
-	select {
-	case b.repairs <- struct{}{}:
-		defer func() { <-b.repairs }()
-	case <-b.stopping:
-		return
-	}
-	ctx, cancel := context.WithTimeout(b.life, b.cfg.Deadline)
-	defer cancel()
-	_, err := b.fetch(ctx, in.ClientID, in.HumanID)
-	if err != nil {
-		b.log.Warn("the publicToken of a user in state indeterminate could not be fetched",
-			slog.String("request_id", string(in.RequestID)), slog.Any("error", err))
-	}
-	b.write(in, audit.Event{Kind: audit.Note, Outcome: string(user.IndeterminateOutcome), Error: kindName(err)})
 }

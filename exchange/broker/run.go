@@ -40,7 +40,8 @@ type run struct {
 	name    sessionName
 	intent  user.Intent
 	human   user.HumanID // claimed
-	resumed bool         // found in the store: it may have been sent
+	claim   claim
+	resumed bool // found in the store: it may have been sent
 
 	// Who has not been sent gives up with unsentBy, who is uncertain with giveUp.
 	unsentBy, giveUp context.Context
@@ -56,7 +57,10 @@ type run struct {
 	phase     phase
 	uncertain bool // an attempt may have taken effect at Human API
 	slotted   bool // has one of Broker.slots, which a resumed one needs to send
-	waiters   int  // callers that wait
+	counted   bool // in Broker.begun and byRule
+	charged   bool // in Broker.garbage, under claim
+	berth     berth
+	waiters   int // callers that wait
 	line      *line
 
 	done   chan struct{} // closed when settled; then result and err are fixed
@@ -66,7 +70,7 @@ type run struct {
 
 func (b *Broker) newRun(name sessionName, in user.Intent) *run {
 	r := &run{
-		name: name, human: in.HumanID, intent: in,
+		name: name, human: in.HumanID, intent: in, claim: b.claimOf(in),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	var c1, c2 context.CancelFunc
@@ -79,16 +83,38 @@ func (b *Broker) newRun(name sessionName, in user.Intent) *run {
 // limit ends when r must end one way or the other. It is asked by r's own
 // goroutine, the only one that sets uncertain.
 func (r *run) limit() context.Context {
-	if r.uncertain {
+	if limits[r.stage()].long {
 		return r.giveUp
 	}
 	return r.unsentBy
 }
 
+// stage is asked like limit. The attempt that is being judged is counted.
+func (r *run) stage() stage {
+	switch {
+	case r.uncertain && r.resumed:
+		return resumed
+	case r.uncertain:
+		return uncertain
+	case r.attempts > 1:
+		return later
+	}
+	return first
+}
+
+// timeUp is the end of a run whose limit has passed.
+func (r *run) timeUp() verdict {
+	end := limits[r.stage()]
+	if end.outcome == user.Unsent {
+		return unsent(r.unreachable(end.failure))
+	}
+	return verdict{next: finish, outcome: end.outcome, failure: end.failure}
+}
+
 // unreachable is why an exchange that was never sent is given up.
-func (r *run) unreachable() error {
+func (r *run) unreachable(kind user.Failure) error {
 	return &user.Error{
-		Kind: cmp.Or(user.KindOf(r.failure), user.UpstreamUnavailable), RetryAfter: r.advice,
+		Kind: cmp.Or(user.KindOf(r.failure), kind), RetryAfter: r.advice,
 		Err: fmt.Errorf("send request %s: %w", r.intent.RequestID, cmp.Or(r.failure, errNoTurn)),
 	}
 }
@@ -154,6 +180,9 @@ func (b *Broker) outset(r *run) verdict {
 		return indeterminate()
 	}
 	known, err := b.cfg.Store.Public(b.life, r.intent.ClientID, r.intent.HumanID)
+	if user.KindOf(err) == user.RowDamaged { // its tokens could not be kept
+		return b.undone(r, err)
+	}
 	if err == nil && known.Arrival > r.intent.Arrival {
 		return superseded()
 	}
@@ -194,6 +223,9 @@ func (b *Broker) settle(r *run, outcome user.Outcome, result user.Result, err er
 		b.outcomes[outcome]++
 	}
 	delete(b.running, r.name)
+	if r.charged && !isGarbage(outcome, err) {
+		b.garbage.giveBack(r.claim, time.Now())
+	}
 	b.leaveLine(r)
 	orphan := r.waiters == 0
 	b.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 // it waits for one.
 func TestResumedGoesFirst(t *testing.T) {
 	for _, free := range []bool{true, false} {
-		b := &Broker{slots: make(chan struct{}, 1)}
+		b := &Broker{slots: make(chan struct{}, 1), wires: map[user.ClientID]*wire{}, stopped: true} // nothing is given out
 		if !free {
 			b.slots <- struct{}{}
 		}

@@ -10,17 +10,20 @@ import (
 // awaitTurn pauses, and then waits until r has its user's turn, or until there
 // is a reason that it never will.
 func (b *Broker) awaitTurn(r *run, pause time.Duration) verdict {
+	var over <-chan time.Time // never, when there is no pause
 	if pause <= 0 {
 		b.enter(r, waiting)
+	} else {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		over = timer.C
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
 	for {
 		if v, ok := b.mayGo(r); ok {
 			return v
 		}
 		select {
-		case <-timer.C:
+		case <-over:
 			b.enter(r, waiting)
 		case b.slotsFor(r) <- struct{}{}:
 			b.giveSlot(r)
@@ -43,18 +46,18 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 		v = pending(r)
 	case b.stopped:
 		v = unsent(user.Fail(user.Draining, "request %s was not sent", r.intent.RequestID))
-	case r.limit().Err() != nil && r.uncertain:
-		v = indeterminate()
 	case r.limit().Err() != nil:
-		v = unsent(r.unreachable())
-	case r.line.next() == r:
-		b.enterLocked(r, sending)
+		r.advice = max(r.advice, b.breaker.until.Sub(time.Now()))
+		v = r.timeUp()
+	case r.phase == sending: // dispatch says so
 		return verdict{next: proceed}, true
 	default:
 		return verdict{}, false
 	}
 	b.freeSlotLocked(r)
-	b.enterLocked(r, holding)
+	r.phase = holding
+	b.alightLocked(&r.berth)
+	b.stir(r.line)
 	return v, true
 }
 
@@ -75,7 +78,7 @@ func (b *Broker) giveSlot(r *run) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r.slotted = true
-	r.line.wake()
+	b.stir(r.line)
 }
 
 func (b *Broker) freeSlot(r *run) {
@@ -117,7 +120,7 @@ func (b *Broker) enterLocked(r *run, p phase) {
 		default:
 		}
 	}
-	r.line.wake()
+	b.stir(r.line)
 }
 
 // pauseAfter is how long to wait before the next attempt: nothing before the

@@ -34,16 +34,6 @@ const (
 	over                    // settled
 )
 
-func refused() verdict {
-	return verdict{next: finish, outcome: user.Refused, failure: user.SessionRefused}
-}
-
-// badSecret: it was our client secret that was refused. With the right one the
-// session token is good.
-func badSecret() verdict {
-	return verdict{next: finish, outcome: user.Refused, failure: user.SecretUnavailable, unspent: true}
-}
-
 func rejected(why user.Failure) verdict {
 	return verdict{next: finish, outcome: user.Rejected, failure: why}
 }

@@ -67,6 +67,7 @@ func newWorld(t testing.TB, shape ...func(*world)) *world {
 		config: broker.Config{
 			Deadline: 20 * time.Second, GiveUp: time.Minute,
 			Backoff: broker.Backoff{First: time.Millisecond, Max: 20 * time.Millisecond},
+			Breaker: broker.Breaker{Failures: 1 << 30}, // tests of the breaker have their own
 		},
 		timeout: 20 * time.Second,
 	}

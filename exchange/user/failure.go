@@ -22,7 +22,7 @@ const (
 	UpstreamInvalid     Failure = "upstream invalid"     // Human API's answer does not fit
 	UpstreamUnavailable Failure = "upstream unavailable" // Human API cannot be reached, nothing was sent
 	ExchangePending     Failure = "exchange pending"     // sent, not answered yet; the daemon goes on
-	TooManyWaiting      Failure = "too many waiting"     // this user's line is full
+	TooManyWaiting      Failure = "too many waiting"     // of this user, of this rule, in all, or failed too often lately; nothing was sent
 	VaultUnavailable    Failure = "vault unavailable"    // Vault cannot be reached, and nothing is held
 	VaultStale          Failure = "vault stale"          // Vault was last heard longer than max_stale ago
 	SecretUnavailable   Failure = "secret unavailable"   // Vault answers, and says no or has none

@@ -27,6 +27,7 @@ var revealers = map[string]string{
 	"unix/client/calls.go":                        "session token on the wire",
 	"unix/client/clienttest/wrapper.go":           "wraps keys without Vault, in tests",
 	"cmd/internal/cli/vaultcmd.go":                "writes a fresh secret id to a file of its own",
+	"cmd/internal/restart/codec.go":               "what survives a restart, on its way into memory that root cannot read",
 	"cmd/internal/dev/vault.go":                   "writes the try-out's secret id to a file for the daemon",
 	"cmd/internal/dev/insecuredev/insecuredev.go": "wraps keys without Vault, in the try-out",
 }

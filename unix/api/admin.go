@@ -65,6 +65,7 @@ type ExchangeStatus struct {
 	Waiting       int               `json:"waiting"`   // of those: for their turn, or until Human API may be asked
 	Uncertain     int               `json:"uncertain"` // of those: sent, and not known to have had no effect
 	Resuming      int               `json:"resuming"`  // of those: taken up after a start
+	Damaged       uint64            `json:"damaged"`   // left in the store since the start: a row of their user does not open
 	Outcomes      map[string]uint64 `json:"outcomes"`
 	Indeterminate int               `json:"indeterminate"` // users in that state now
 }

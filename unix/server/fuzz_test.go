@@ -50,6 +50,31 @@ func FuzzBody(f *testing.F) {
 	})
 }
 
+// FuzzWorkBody: of an administrator's body only what stands at its top is taken.
+func FuzzWorkBody(f *testing.F) {
+	for _, s := range []string{
+		`{"clientUserId":"a","humanId":"b"}`, `{"seen":"a"}`, `{"Seen":"a"}`, `{"sessionTokenObject":{"seen":"a"}}`, `{"seen":{"seen":1}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		got, fault := parseBody(http.Header{}, body, fieldSeen|fieldHuman|fieldClientUser)
+		if fault != nil {
+			return
+		}
+		var flat map[string]any
+		if err := json.Unmarshal(body, &flat); err != nil {
+			t.Fatal("no JSON object, and accepted")
+		}
+		checkNoSecret(t, flat)
+		for name, v := range map[string]value{"seen": got.seen, "humanId": got.humanID, "clientUserId": got.clientUserID} {
+			if top := flat[name]; v.set && v.text != top || !v.set && top != nil {
+				t.Fatalf("%s is read otherwise than encoding/json does", name)
+			}
+		}
+	})
+}
+
 func checkNoSecret(t *testing.T, v any) {
 	switch v := v.(type) {
 	case map[string]any:

@@ -29,6 +29,7 @@ type faulty struct {
 	mu             sync.Mutex
 	err            error
 	write, durable error
+	outcomes       error // of Write, for outcomes alone
 	events         []audit.Event
 	steps          []string
 	hold           chan struct{}
@@ -89,6 +90,9 @@ func (f *faulty) Write(e audit.Event) error {
 	f.step("write " + e.Kind)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if e.Kind == audit.Outcome && f.outcomes != nil {
+		return f.outcomes
+	}
 	if f.write == nil {
 		f.events = append(f.events, e)
 	}

@@ -93,6 +93,20 @@ func TestRecordedAfterAll(t *testing.T) {
 	}
 }
 
+// TestSecretsAreRecorded: where nothing is durable either, no token is shown and
+// nothing exchanged that is not on record.
+func TestSecretsAreRecorded(t *testing.T) {
+	b := startBare(t, func(c *server.Config) { c.UnrecordedLookups, c.Durable = true, map[string]bool{} })
+	b.open()
+	b.f.set(func() { b.f.outcomes = audit.ErrUnavailable })
+	b.get(t, "/v1/users/h/access-token").wantCode(t, api.AuditUnavailable)
+	b.post(t).wantCode(t, api.AuditUnavailable)
+	raw(t, b.socket, request("POST", "/v1/connect/publictokens", `{"humanId":"h"}`)).wantCode(t, api.AuditUnavailable)
+	if a := b.get(t, "/v1/users/h"); a.status != 200 || b.server.Unrecorded() != 1 {
+		t.Errorf("a lookup: got %d", a.status)
+	}
+}
+
 // TestDamagedRow: who asks for a row that cannot be opened is not told to come
 // again.
 func TestDamagedRow(t *testing.T) {

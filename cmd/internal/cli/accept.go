@@ -58,13 +58,14 @@ func printRollback(w io.Writer, r api.Rollback) {
 			names[name] = true
 		}
 	}
-	rows := [][]string{{"", "VAULT REMEMBERS", "HERE", ""}}
+	rows := [][]string{{"", "", "VAULT REMEMBERS", "HERE"}}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
+		then, now := r.Anchor[name], r.Store[name]
 		mark := ""
-		if r.Anchor[name] != r.Store[name] {
+		if then != "" && now != "" && then != now {
 			mark = "differs"
 		}
-		rows = append(rows, []string{name, orNone(r.Anchor[name]), orNone(r.Store[name]), mark})
+		rows = append(rows, []string{mark, name, orNone(then), orNone(now)})
 	}
 	table(w, rows...)
 }

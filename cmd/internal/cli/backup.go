@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
+	"github.com/tokenvault/tokenvault/crypto/keyring"
+	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/unix/client"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -64,6 +68,9 @@ func (p *program) backupToFile(c *cli.Context, cl *client.Client, path string) e
 	if err != nil {
 		return err
 	}
+	if err := wholeBackup(c.Context, f.f); err != nil {
+		return fmt.Errorf("write the backup: what came is none: %w", err)
+	}
 	if err := f.publish(); err != nil {
 		return fmt.Errorf("write the backup: %w", err)
 	}
@@ -71,8 +78,20 @@ func (p *program) backupToFile(c *cli.Context, cl *client.Client, path string) e
 	return p.answer(c, a, func(w io.Writer) { fmt.Fprintf(w, "%s: %s\n", printable(a.Path), count(a.Bytes, "byte")) })
 }
 
-// fetchBackup returns nil only for a stream that the daemon ended itself, and that
-// ends as a backup does.
+// errNoKeys stops the reading of a backup where keys are needed.
+var errNoKeys = errors.New("keys are needed from here on")
+
+// wholeBackup reads what was written and looks at its form, its end and its sum.
+// What is sealed in it stays so: that takes Vault, and is what verify does.
+func wholeBackup(ctx context.Context, f io.ReaderAt) error {
+	_, _, err := store.ReadBackup(ctx, f, func(context.Context, keyring.Blob) (*keyring.Keyring, error) { return nil, errNoKeys })
+	if errors.Is(err, errNoKeys) {
+		return nil
+	}
+	return err
+}
+
+// fetchBackup returns nil only for a stream that the daemon ended itself.
 func (p *program) fetchBackup(c *cli.Context, cl *client.Client, w io.Writer) (int64, error) {
 	meter := newMeter(p.Stderr)
 	defer meter.end()

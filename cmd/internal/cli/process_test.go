@@ -116,6 +116,12 @@ $`},
 		{args: "audit verify --key 00", status: 2, stderr: `64 hex digits`},
 		{args: "audit verify none.log", status: 5, stdout: `^NOT consistent: none.log`},
 		{args: "store check --socket none.sock", status: 4, stderr: `cannot be reached`},
+		{args: "reload --socket none.sock", status: 4, stderr: `cannot be reached`},
+		{args: "store backup --socket none.sock --output none.backup", status: 4, stderr: `cannot be reached`},
+		{args: "store accept --socket none.sock --yes", status: 4, stderr: `cannot be reached`},
+		{args: "users list --socket none.sock --state indeterminate", status: 4, stderr: `cannot be reached`},
+		{args: "users list --socket none.sock", status: 2, stderr: `needs --state indeterminate`},
+		{args: "users prefer --socket none.sock h", status: 2, stderr: `needs --client-user-id`},
 		{args: "dev --config good.toml", status: 2, stderr: `takes no configuration`},
 	} {
 		t.Run(c.args, func(t *testing.T) {

@@ -279,6 +279,11 @@ func (s *site) exchanges() {
 		}
 	}
 	s.run(1, "", "users", "show", "nobody")
+	if list := decode[api.Users](s, 0, "", "users", "list", "--state", "indeterminate", "--app", "shop"); list.Users == nil || len(list.Users) != 0 {
+		s.t.Errorf("users list: %+v", list)
+	}
+	s.run(1, "", "users", "prefer", "--client-user-id", "alice", "--yes", "nobody")
+	s.run(3, "", "reload", "--socket", filepath.Join(s.dir, "public", "api.sock"))
 	s.run(3, "", "users", "show", "--socket", filepath.Join(s.dir, "public", "api.sock"), human) // not an admin socket
 }
 

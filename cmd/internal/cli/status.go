@@ -81,9 +81,10 @@ func printStatus(w io.Writer, s api.Status) {
 		[]string{"  public key", s.Audit.PublicKey},
 		[]string{"exchanges", exchanges(s.Exchanges)},
 		[]string{"  indeterminate", count(s.Exchanges.Indeterminate, "user")},
+		[]string{"  damaged", count(s.Exchanges.Damaged, "exchange")},
 		[]string{"  breaker", orNone(s.Breaker)},
 		[]string{"restart memory", orNone(s.Memory)},
-		[]string{"disk", orNone(strings.Join(s.Disk, "; "))},
+		[]string{"disk", disk(s.Disk)},
 	)
 	for _, l := range s.Listeners {
 		table(w, []string{"listener " + l.Name, l.Path, grantList(l.Ceiling)})
@@ -94,6 +95,13 @@ func printStatus(w io.Writer, s api.Status) {
 
 func exchanges(e api.ExchangeStatus) string {
 	return fmt.Sprintf("%d in flight (%d waiting, %d uncertain, %d resuming)%s", e.InFlight, e.Waiting, e.Uncertain, e.Resuming, outcomes(e.Outcomes))
+}
+
+func disk(low []string) string {
+	if len(low) == 0 {
+		return "enough"
+	}
+	return strings.Join(low, "; ")
 }
 
 // orNone: nothing to say is said, too.

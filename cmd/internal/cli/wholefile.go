@@ -28,7 +28,7 @@ func createWhole(path string) (*wholeFile, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	f, err := os.OpenFile(path+".partial", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path+".partial", os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, advise(fmt.Errorf("%s.partial: it exists already", path),
 			"another backup is writing it, or one was killed: remove it in that case")

@@ -98,9 +98,9 @@ func (c *Config) setDefaults() error {
 	case c.Mode != Off && c.Mode != Auto && c.Mode != UnsafeMemfd:
 		return fmt.Errorf("there is no mode %q", c.Mode)
 	case c.Mode != Off && c.Instance == "":
-		return errors.New("Instance is required")
+		return errors.New("an Instance is required")
 	case (c.Keep == nil) != (c.Drop == nil):
-		return errors.New("Keep and Drop go together")
+		return errors.New("one of Keep and Drop is missing")
 	}
 	return nil
 }
@@ -173,7 +173,7 @@ func (a *Area) begin() {
 		a.off = "the machine does not say which boot it is in"
 		return
 	}
-	r, err := create(firstSize, a.config.Mode == UnsafeMemfd)
+	r, err := create(max(firstSize, 2*os.Getpagesize()), a.config.Mode == UnsafeMemfd)
 	if err != nil {
 		a.off = err.Error()
 		return

@@ -260,7 +260,7 @@ func TestFullIsNoEnd(t *testing.T) {
 	}
 }
 
-func TestHarmless(t *testing.T) {
+func TestFullOrBroken(t *testing.T) {
 	path := func(op string, err error) error { return fmt.Errorf("x: %w", &fs.PathError{Op: op, Err: err}) }
 	for _, c := range []struct {
 		err  error
@@ -271,8 +271,8 @@ func TestHarmless(t *testing.T) {
 		{fmt.Errorf("file sync error: %s", syscall.ENOSPC), false}, {fmt.Errorf("file resize error: %s", syscall.EFBIG), true},
 		{ErrDamaged, false}, {berrors.ErrTxClosed, false},
 	} {
-		if got := harmless(c.err); got != c.want {
-			t.Errorf("%v: harmless %v", c.err, got)
+		if got := isFull(c.err); got != c.want {
+			t.Errorf("%v: full %v", c.err, got)
 		}
 	}
 }
@@ -288,6 +288,11 @@ func TestAltered(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "altered.db")
+	used, err := db.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = data[:used]
 	damaged := 0
 	look := func(data []byte) {
 		t.Helper()

@@ -3,7 +3,6 @@ package boltstore
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"go.etcd.io/bbolt"
@@ -11,46 +10,74 @@ import (
 	"github.com/tokenvault/tokenvault/crypto/store"
 )
 
-// Position implements store.Driver: bbolt's number of the last transaction.
-func (db *DB) Position(ctx context.Context) (position uint64, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	err = db.view(func(tx *bbolt.Tx) error {
-		position = uint64(tx.ID())
-		return nil
-	})
-	return position, err
-}
-
-// Low implements store.Driver.
-func (db *DB) Low() error { return nil }
+// snapshotRows is how many rows are read before they are handed out, and the disk
+// and the context are looked at.
+const snapshotRows = 256
 
 // snapshot is a store.Snapshot over one read transaction.
 type snapshot struct {
+	db      *DB
 	ctx     context.Context
 	tx      *bbolt.Tx
 	blob    []byte
 	version uint64
+	arrival uint64
 }
 
-// Snapshot implements store.Driver.
+// Snapshot implements store.Driver. It fails with ErrFull when less than half of
+// the reserve is left: pages cannot be used again as long as it lasts.
+//
+// BUG: what is written meanwhile makes the file, and the list of free pages that
+// every commit writes, longer; the file does not become shorter afterwards.
 func (db *DB) Snapshot(ctx context.Context, visit func(store.Snapshot) error) error {
-	if err := ctx.Err(); err != nil {
+	tx, err := db.beginDurable()
+	if err != nil {
+		return fmt.Errorf("begin a snapshot: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // a read transaction's cannot fail
+	s := &snapshot{db: db, ctx: ctx, tx: tx}
+	if err := s.proceed(); err != nil {
 		return err
 	}
-	return db.view(func(tx *bbolt.Tx) error {
-		blob, version, err := keyringOf(tx)
-		if err != nil {
-			return err
-		}
-		return visit(&snapshot{ctx: ctx, tx: tx, blob: append([]byte(nil), blob...), version: version})
-	})
+	if err := guard(s.begin); err != nil {
+		return err
+	}
+	return visit(s)
 }
 
-func (s *snapshot) Keyring() (blob []byte, version uint64) { return s.blob, s.version }
+// beginDurable begins a read transaction between two commits: what a commit has
+// written, and not synced yet, is to be seen already.
+func (db *DB) beginDurable() (*bbolt.Tx, error) {
+	db.turn.Lock()
+	defer db.turn.Unlock()
+	return db.bolt.Begin(false)
+}
 
-func (s *snapshot) Arrival() uint64 { return arrival(s.tx) }
+func (s *snapshot) begin() error {
+	blob, version, err := keyringOf(s.tx)
+	if err != nil {
+		return err
+	}
+	s.blob, s.version = append([]byte(nil), blob...), version
+	s.arrival, err = arrivalOf(s.tx)
+	return err
+}
+
+func (s *snapshot) proceed() error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	if s.db.space.short() {
+		return fmt.Errorf("a snapshot would use up the reserve: %w", store.ErrFull)
+	}
+	return nil
+}
+
+func (s *snapshot) Keyring() (blob []byte, version uint64) {
+	return append([]byte(nil), s.blob...), s.version
+}
+
+func (s *snapshot) Arrival() uint64 { return s.arrival }
 
 func (s *snapshot) Position() uint64 { return uint64(s.tx.ID()) }
 
@@ -59,96 +86,50 @@ func (s *snapshot) Rows(t store.Table, visit func(store.Row) error) error {
 	if err != nil {
 		return err
 	}
-	c := s.tx.Bucket(name).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if err := s.ctx.Err(); err != nil {
-			return err
-		}
-		row, err := rowOf(k, v)
-		if err != nil {
-			return err
-		}
-		if err := visit(row); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-const (
-	loadRows  = 10_000  // rows in one transaction of Load
-	loadBytes = 8 << 20 // bytes after which it ends earlier
-)
-
-var errNotEmpty = errors.New("the store is not empty")
-
-// Load implements store.Driver.
-func (db *DB) Load(ctx context.Context, i store.Image) error {
-	if len(i.Blob) == 0 {
-		return errors.New("load a store: no keyring given")
-	}
-	if err := db.submit(ctx, &request{check: isEmpty, change: func(*bbolt.Tx) error { return nil }}); err != nil {
-		return fmt.Errorf("load a store: %w", err)
-	}
+	var after *[32]byte
 	for {
-		ops, last, err := part(i.Next)
-		if err != nil {
-			return fmt.Errorf("load a store: %w", err)
-		}
-		if err := db.Apply(ctx, store.Batch{Ops: ops}); err != nil {
-			return fmt.Errorf("load a store: %w", err)
-		}
-		if last {
-			break
-		}
-	}
-	err := db.submit(ctx, &request{
-		check:  func(*bbolt.Tx) error { return nil },
-		change: func(tx *bbolt.Tx) error { return finishLoad(tx, i) },
-	})
-	if err != nil {
-		return fmt.Errorf("load a store: %w", err)
-	}
-	return nil
-}
-
-// part collects the rows of one transaction.
-func part(next func() (store.Table, store.Row, bool, error)) (ops []store.Op, last bool, err error) {
-	for size := 0; len(ops) < loadRows && size < loadBytes; {
-		t, row, ok, err := next()
-		if err != nil || !ok {
-			return ops, true, err
-		}
-		value := append([]byte{}, row.Value...) // never nil, which would delete
-		ops = append(ops, store.Op{Table: t, Key: row.Key, Revision: row.Revision, Value: value})
-		size += len(row.Value)
-	}
-	return ops, false, nil
-}
-
-func isEmpty(tx *bbolt.Tx) error {
-	if _, version, err := keyringOf(tx); err != nil || version != 0 {
-		return errors.Join(err, errNotEmpty)
-	}
-	for _, name := range tableBucket {
-		if k, _ := tx.Bucket(name).Cursor().First(); k != nil {
-			return errNotEmpty
-		}
-	}
-	if arrival(tx) != 0 {
-		return errNotEmpty
-	}
-	return nil
-}
-
-func finishLoad(tx *bbolt.Tx, i store.Image) error {
-	meta := tx.Bucket(metaBucket)
-	if i.Arrival != 0 {
-		if err := meta.Put(arrivalKey, number(i.Arrival)); err != nil {
+		if err := s.proceed(); err != nil {
 			return err
 		}
+		var rows []store.Row
+		err := guard(func() (err error) {
+			rows, err = scan(s.tx, name, after, snapshotRows)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if err := visit(row); err != nil {
+				return err
+			}
+		}
+		if len(rows) < snapshotRows {
+			return nil
+		}
+		after = &rows[len(rows)-1].Key
 	}
-	return meta.Put(keyringKey, append(number(1), i.Blob...))
 }
 
-func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+// arrivalOf is as of when tx began.
+func arrivalOf(tx *bbolt.Tx) (uint64, error) {
+	meta, err := treeOf(tx, metaBucket)
+	if err != nil {
+		return 0, err
+	}
+	v, _, _, err := meta.get(arrivalKey)
+	if err != nil {
+		return 0, err
+	}
+	return asArrival(v)
+}
+
+func asArrival(v []byte) (uint64, error) {
+	switch len(v) {
+	case 0:
+		return 0, nil
+	case 8:
+		return binary.BigEndian.Uint64(v), nil
+	}
+	return 0, fmt.Errorf("%w: arrival number", ErrDamaged)
+}

@@ -21,8 +21,11 @@ func (a *admin) Status(context.Context) api.Status {
 	}
 	return api.Status{
 		Version: "test", Instance: "test", Health: api.Health{Ready: true, Reasons: []string{}}, Secrets: a.secrets(),
-		Store:     api.StoreStatus{ID: a.w.keys.StoreID().String(), Backend: "bolt", Incarnation: a.w.keys.Incarnation()},
-		Exchanges: api.ExchangeStatus{InFlight: b.InFlight, Outcomes: outcomes},
+		Store: api.StoreStatus{ID: a.w.keys.StoreID().String(), Backend: "bolt", Incarnation: a.w.keys.Incarnation()},
+		Exchanges: api.ExchangeStatus{
+			InFlight: b.InFlight, Waiting: b.Waiting, Uncertain: b.Uncertain, Resuming: b.Resuming, Damaged: b.Damaged, Outcomes: outcomes,
+		},
+		Breaker:   b.Breaker,
 		Audit:     api.AuditStatus{Path: a.w.server.AuditPath, Sequence: a.w.server.Audit.Status().Sequence},
 		Listeners: []api.Listener{},
 	}
@@ -59,8 +62,11 @@ func (a *admin) Reload(context.Context) error { return errNotHere }
 // Accept refuses: nothing is ever rolled back.
 func (a *admin) Accept(context.Context, string) error { return errNotHere }
 
-// Backup refuses.
-func (a *admin) Backup(context.Context, io.Writer) error { return errNotHere }
+// Backup asks the store.
+func (a *admin) Backup(ctx context.Context, w io.Writer) error {
+	_, err := a.w.server.Store.Backup(ctx, w)
+	return err
+}
 
 // Prefer asks the store.
 func (a *admin) Prefer(ctx context.Context, app user.ClientID, id user.ClientUserID, human user.HumanID) (user.Public, error) {
