@@ -217,7 +217,7 @@ func (k *checker) vaultAuth() {
 		case !isLogin:
 		case slices.Contains(use, name):
 			k.absolute(f.key, *f.path)
-		case k.said(f.key):
+		case k.said(f.key) && *f.path != "":
 			k.unused(f.key)
 		}
 	}

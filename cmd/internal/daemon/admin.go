@@ -46,6 +46,7 @@ func (s *services) describe(ctx context.Context, out *api.Status) {
 	out.Breaker = b.Breaker
 	out.Exchanges.InFlight = b.InFlight
 	out.Exchanges.Waiting, out.Exchanges.Uncertain, out.Exchanges.Resuming = b.Waiting, b.Uncertain, b.Resuming
+	out.Exchanges.Damaged = b.Damaged
 	out.Exchanges.Outcomes = map[string]uint64{}
 	for o, n := range b.Outcomes {
 		out.Exchanges.Outcomes[string(o)] = n

@@ -12,11 +12,11 @@ import (
 func errNotOpen() error { return user.Fail(user.StoreUnavailable, "the store is not open yet") }
 
 // Reload implements server.Admin: what SIGHUP does, with an answer.
-func (a admin) Reload(ctx context.Context) error {
+func (a admin) Reload(context.Context) error {
 	if a.d.Load == nil {
 		return errors.New("this daemon has no configuration file")
 	}
-	return a.d.reloadNow(ctx)
+	return a.d.reloadNow()
 }
 
 // Backup implements server.Admin.

@@ -114,6 +114,7 @@ type daemon struct {
 	state    state
 	telling  sync.Mutex // held while the service manager is told of a phase
 
+	serving   context.Context // ends when the daemon is told to stop, or must
 	memory    *restart.Area
 	recalled  *restart.Contents // what a start during an outage goes by; nil: Vault's own word
 	anchoring sync.Mutex        // held while the anchor is written
@@ -149,6 +150,7 @@ func Run(ctx context.Context, c Config) error {
 func (d *daemon) run(ctx context.Context) error {
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
+	d.serving = serving
 	parent, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	work, background := errgroup.WithContext(parent)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
 // reloads answers SIGHUP until ctx ends, which is when the daemon stops. While
@@ -21,12 +22,14 @@ func (d *daemon) reloads(ctx context.Context) error {
 			return nil
 		case <-d.Reload:
 		}
-		_ = d.reloadNow(ctx) // it is in the log, and in the status
+		_ = d.reloadNow() // it is in the log, and in the status
 	}
 }
 
-// reloadNow reloads, one at a time, and lets everybody know how it went.
-func (d *daemon) reloadNow(ctx context.Context) error {
+// reloadNow reloads, one at a time, and lets everybody know how it went. Whoever
+// asked for it may leave; only the stop of the daemon ends it early.
+func (d *daemon) reloadNow() error {
+	ctx := d.serving
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
 	words := ""
@@ -35,13 +38,12 @@ func (d *daemon) reloadNow(ctx context.Context) error {
 	}
 	err := d.reload(ctx)
 	if ctx.Err() != nil {
-		err = fmt.Errorf("reload: %w", ctx.Err()) // of one caller: says nothing about the rules
-	} else {
-		if err != nil {
-			d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
-		}
-		d.state.setRules(err)
+		return user.Fail(user.Draining, "the daemon stops")
 	}
+	if err != nil {
+		d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
+	}
+	d.state.setRules(err)
 	d.tell(words, starting, serving)
 	return err
 }
