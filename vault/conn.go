@@ -143,12 +143,3 @@ func received(resp *api.Response, err error) (answer, error) {
 	}
 	return answer{status: resp.StatusCode, body: body}, nil
 }
-
-// fromAPI turns an error of vault/api's helpers into ours: refused is what an
-// answer of Vault's own becomes.
-func fromAPI(err, refused error) error {
-	if _, ok := errors.AsType[*api.ResponseError](err); ok {
-		return refused
-	}
-	return unreachable(err)
-}

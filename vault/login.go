@@ -38,7 +38,10 @@ type refusal struct {
 //
 // No answer depends on Vault's clock: what it says about times is how long.
 //
-// BUG: other daemons with the same role id count towards the same lockout.
+// BUG: other daemons with the same role id count towards the same lockout, and so
+// do logins of before a restart. A daemon that dies between unwrapping a secret id
+// and the moment when Memory is kept has lost it. The key of a client certificate
+// stays in memory where crypto/tls keeps it, and cannot be wiped.
 func (c *Client) Login(ctx context.Context) error {
 	return c.loginAfter(ctx, c.current().generation)
 }

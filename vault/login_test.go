@@ -36,6 +36,7 @@ func TestLogins(t *testing.T) {
 		"ClockSkew":    testClockSkew,
 		"Batch":        testBatchTokens,
 		"NoMount":      testNoMount,
+		"Slow":         testSlowVault,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -304,6 +305,25 @@ func testBatchTokens(t *testing.T, p *place) {
 	})
 	p.sent(t, "auth/token/renew-self", 0)
 	if s := c.Status(); s.Denied || !s.Reachable || strings.Contains(s.Reason, "token") {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// testSlowVault: who takes longer than Timeout is away, for a login as for
+// everything else, and is back at the first answer in time.
+func testSlowVault(t *testing.T, p *place) {
+	p.config.Timeout = 200 * time.Millisecond
+	c := p.loggedIn(t)
+	p.link.answer(func(http.ResponseWriter, *http.Request) { <-t.Context().Done() })
+	_, err := c.ReadApp(t.Context(), app)
+	want(t, err, ErrUnreachable, "no answer in time")
+	want(t, c.Login(t.Context()), ErrUnreachable, "no answer in time")
+	if s := c.Status(); s.Reachable || s.Denied || !strings.Contains(s.Reason, "in time") {
+		t.Errorf("status %+v", s)
+	}
+	p.link.answer(nil)
+	eventually(t, "an answer in time", func() bool { _, err := c.ReadApp(t.Context(), app); return err == nil })
+	if s := c.Status(); !s.Reachable || s.Reason != "" || c.current().generation != 1 {
 		t.Errorf("status %+v", s)
 	}
 }

@@ -23,11 +23,15 @@ func allocate(file *os.File, from, n int64) error {
 	}
 }
 
-// roomOf is how many bytes of the file system an unprivileged process may still use.
+// roomOf is how many bytes of the file system an unprivileged process may still
+// use. errors.ErrUnsupported when the file system does not say.
 func roomOf(file *os.File) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Fstatfs(int(file.Fd()), &s); err != nil {
 		return 0, os.NewSyscallError("fstatfs", err)
+	}
+	if s.Blocks == 0 { // statfs(2): some do not count
+		return 0, errors.ErrUnsupported
 	}
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }

@@ -34,6 +34,7 @@ func Run(t *testing.T, fresh Fresh) {
 		{"arrival", arrivals}, {"concurrent arrival", concurrentArrivals}, {"refused arrival", refusedArrival},
 		{"concurrent compare and swap", concurrentSwap}, {"scan", scan}, {"ownership", ownership},
 		{"reopen", reopen}, {"ended context", endedContext}, {"closed", closed}, {"size", size},
+		{"position", position}, {"snapshot", snapshotRows}, {"snapshot under writers", snapshotBeside}, {"load", load}, {"load cut short", loadCutShort},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}
