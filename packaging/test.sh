@@ -37,6 +37,8 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/tokenvault
 vault_bin=$cache/vault-$vault_version/vault
 node_dir=$cache/node
 tools_dir=$cache/tools
+suite=bookworm
+rootfs_dir=$cache/rootfs-$suite
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 started=$(date +%s)
@@ -50,10 +52,14 @@ step() { printf '\n== %s (%ds)\n' "$*" $(($(date +%s) - started)); }
 
 have_vault() { [ -n "${TOKENVAULT_TEST_VAULT:-}" ] || [ -x "$vault_bin" ]; }
 have_node() { [ -d "$node_dir/node_modules/request" ] && [ -d "$node_dir/node_modules/react-native-human-api" ]; }
+have_rootfs() { [ -x "$rootfs_dir/usr/lib/systemd/systemd" ]; }
 missing_debs() {
   command -v gcc >/dev/null || printf '%s ' gcc libc6-dev
   command -v curl >/dev/null || printf '%s ' curl
   command -v strace >/dev/null || printf '%s ' strace
+  command -v mkfs.ext4 >/dev/null || printf '%s ' e2fsprogs
+  command -v systemd-nspawn >/dev/null || printf '%s ' systemd-container
+  command -v mmdebstrap >/dev/null || printf '%s ' mmdebstrap
   command -v node >/dev/null || printf '%s ' nodejs
   command -v npm >/dev/null || printf '%s ' npm
   /usr/bin/python3 -c 'import requests_unixsocket' 2>/dev/null || printf '%s ' python3 python3-requests-unixsocket
@@ -66,7 +72,8 @@ plan() {
   if [ -n "$debs" ]; then say "  Debian packages: $debs(up to 30 MB, half a minute)"; fi
   if ! have_vault; then say "  HashiCorp Vault $vault_version, built from source for the tests only: 1.5 GB of modules, 190 MB binary, 4 to 8 minutes, once"; fi
   if ! have_node; then say "  npm request@$request_version and react-native-human-api@$sample_version, for the tests only: 6 MB, some seconds"; fi
-  if [ -z "$debs" ] && have_vault && have_node; then say "  nothing"; return; fi
+  if ! have_rootfs; then say "  a root file system of Debian $suite, booted by the tests: 240 MB, a minute, once"; fi
+  if [ -z "$debs" ] && have_vault && have_node && have_rootfs; then say "  nothing"; return; fi
   if [ -z "$install" ]; then say "Not installed now: run again as root with --install. What needs it is left out."; fi
 }
 
@@ -80,6 +87,7 @@ install_all() {
       { cat "$work/apt.log"; exit 1; }
   fi
   have_vault || build_vault
+  have_rootfs || build_rootfs
   if ! have_node; then
     mkdir -p "$node_dir"
     npm install --silent --no-fund --no-audit --no-save --no-package-lock --ignore-scripts --legacy-peer-deps --prefix "$node_dir" \
@@ -97,6 +105,14 @@ build_vault() {
   (cd packaging/tools/vault && go build -tags minimal -o "$vault_bin.new" github.com/hashicorp/vault) >"$work/vault.log" 2>&1 ||
     { tail -n 40 "$work/vault.log"; exit 1; }
   mv "$vault_bin.new" "$vault_bin"
+}
+
+build_rootfs() {
+  say "Making a root file system of Debian $suite (a minute, once)…"
+  rm -rf "$rootfs_dir" "$rootfs_dir.new"
+  mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,curl,ca-certificates "$suite" "$rootfs_dir.new" >"$work/rootfs.log" 2>&1 ||
+    { tail -n 40 "$work/rootfs.log"; exit 1; }
+  mv "$rootfs_dir.new" "$rootfs_dir"
 }
 
 # ---- the checks ----
@@ -148,7 +164,7 @@ fuzz_all() { # seconds each
 
 plan
 if [ -n "$install" ] && [ "$mode" != quick ]; then step "installing"; install_all; fi
-export PATH="$PATH:/usr/local/go/bin" TOKENVAULT_TEST_NODE="$node_dir"
+export PATH="$PATH:/usr/local/go/bin" TOKENVAULT_TEST_NODE="$node_dir" TOKENVAULT_TEST_ROOTFS="$rootfs_dir"
 if [ -z "${TOKENVAULT_TEST_VAULT:-}" ] && [ -x "$vault_bin" ]; then export TOKENVAULT_TEST_VAULT=$vault_bin; fi
 : >"$work/all.log"
 
@@ -156,6 +172,7 @@ step "static checks"
 check "gofmt" formatted
 check "go mod tidy -diff" tidy
 check "go vet" go vet ./...
+check "go vet of the test switch" go vet -tags testswitch ./cmd/internal/cli
 check "go vet for darwin (client and dev)" vet_darwin
 check "staticcheck" staticcheck_all
 check "shell syntax" bash -n packaging/test.sh .ci/run
@@ -173,11 +190,11 @@ elif ! have_vault; then
 else
   run_tests "Vault client, against a real server" -count=1 -race -timeout 10m ./vault/...
   missing=$(missing_debs)
-  if [ -n "$missing" ] || ! have_node || [ "$(id -u)" != 0 ]; then
-    left_out+=("packaging/e2e: needs root and, from --install, npm packages and Debian packages")
+  if [ -n "$missing" ] || ! have_node || ! have_rootfs || [ "$(id -u)" != 0 ]; then
+    left_out+=("packaging/e2e: needs root and, from --install, npm packages, Debian packages and a root file system")
   else
     [ "$mode" != long ] || export TOKENVAULT_TEST_LONG=1
-    run_tests "end to end, on real parts" -count=1 -timeout 60m ./packaging/e2e
+    run_tests "end to end, on real parts" -count=1 -timeout 150m ./packaging/e2e
   fi
 fi
 if [ "$mode" = long ]; then fuzz_all 60; elif [ "$mode" = default ]; then fuzz_all 3; fi

@@ -17,7 +17,8 @@ import (
 
 const (
 	killCallers = 64
-	killRounds  = 30
+	killRounds  = 150 // of which each has a kill, and each third a second one
+	longWorlds  = 5   // an audit log and a store that grow for ever make checking them slow
 	longRounds  = 300
 	// hotUsers get half of all finish events, so that several of one user are
 	// under way at a time.
@@ -27,16 +28,28 @@ const (
 // kill -9 at random moments under load: what was answered is there, what took
 // effect at Human API is there or reported, and nobody's tokens are another's.
 func TestKill(t *testing.T) {
-	rounds := killRounds
-	if os.Getenv("TOKENVAULT_TEST_LONG") != "" {
-		rounds = longRounds
+	if os.Getenv("TOKENVAULT_TEST_LONG") == "" {
+		killInRounds(t, killRounds)
+		return
 	}
+	for n := range longWorlds {
+		t.Run(fmt.Sprint(n+1), func(t *testing.T) { killInRounds(t, longRounds) })
+	}
+}
+
+func killInRounds(t *testing.T, rounds int) {
 	k := newKilling(t)
 	for n := range rounds {
 		if k.round(n); t.Failed() {
 			t.Fatalf("round %d of %d, %s\n%s", n+1, rounds, k.mode, k.w.logTail())
 		}
 	}
+	k.finish(rounds)
+}
+
+// finish looks at everything once more, and says what was seen.
+func (k *killing) finish(rounds int) {
+	t := k.t
 	k.w.stop()
 	k.checkOffline()
 	if k.checkRecords(); t.Failed() {
@@ -45,8 +58,8 @@ func TestKill(t *testing.T) {
 	f := &k.figures
 	t.Logf("figure: %d kill -9 under %d callers in %d rounds: %d exchanges answered, %d callers cut off, %d intents resumed, %d posted to Human API again",
 		f.kills, killCallers, rounds, f.answered, f.cut, k.resumed(), k.up.again())
-	t.Logf("figure: after them: %d users, %d in doubt at some time and %d at the end, all listed; repeats answered %d, told of the doubt %d; lost 0, doubled 0, mixed up 0",
-		len(k.users), f.doubted, len(k.doubt), f.repeated, f.told)
+	t.Logf("figure: after them: %d users, %d in doubt at some time and %d at the end, all listed; repeats answered %d, told of the doubt %d; answers about somebody else %d, all rejected; lost 0, doubled 0, mixed up 0",
+		len(k.users), f.doubted, len(k.doubt), f.repeated, f.told, f.rejected)
 }
 
 // killing is the state of TestKill.
@@ -62,7 +75,7 @@ type killing struct {
 
 	mu      sync.Mutex // of what callers change
 	ids     map[string]bool
-	figures struct{ kills, answered, cut, repeated, told, doubted int }
+	figures struct{ kills, answered, cut, repeated, told, doubted, rejected int }
 }
 
 // owner is a user of one app. The same humanId exists in both apps.
@@ -123,15 +136,19 @@ func (k *killing) kill() {
 	k.figures.kills++
 }
 
-func (k *killing) round(n int) {
-	k.mode = humanapitest.Modes[n%len(humanapitest.Modes)]
-	k.w.sim.SetMode(k.mode)
+// begin sets the mode of a round.
+func (k *killing) begin(mode humanapitest.Mode) {
+	k.mode = mode
+	k.w.sim.SetMode(mode)
 	k.addUsers(1)
 	for _, o := range k.users {
 		o.cut = false
 	}
-	left := k.load()
-	k.figures.cut += len(left)
+}
+
+func (k *killing) round(n int) {
+	k.begin(humanapitest.Modes[n%len(humanapitest.Modes)])
+	left := k.load(k.killSoon)
 	if n%5 == 4 {
 		k.checkOffline()
 	}
@@ -140,10 +157,22 @@ func (k *killing) round(n int) {
 		time.Sleep(rand.N(150 * time.Millisecond)) // a random moment is the point
 		k.kill()
 	}
+	k.recover(left)
+}
+
+// recover starts the daemon again, and checks what it has.
+func (k *killing) recover(left []event) {
 	k.restart()
 	k.repeat(left)
 	k.awaitResumed()
 	k.checkUsers()
+}
+
+// killSoon kills at a random moment after enough answers.
+func (k *killing) killSoon(enough <-chan struct{}) {
+	<-enough
+	time.Sleep(rand.N(8 * time.Millisecond)) // a random moment is the point
+	k.kill()
 }
 
 // event is a finish event of a user.
@@ -161,9 +190,9 @@ func (k *killing) newEvent() event {
 	return event{o, sto{o.clientID, o.human, k.w.sim.NewSession(o.clientID, o.human, o.clientUser)}}
 }
 
-// load lets callers exchange until the daemon is killed, and returns the events
-// that had no answer then.
-func (k *killing) load() (left []event) {
+// load lets callers exchange until end has killed the daemon, and returns the
+// events that had no answer then.
+func (k *killing) load(end func(enough <-chan struct{})) (left []event) {
 	var callers sync.WaitGroup
 	enough := make(chan struct{})
 	answers, limit := 0, rand.N(250)
@@ -187,10 +216,9 @@ func (k *killing) load() (left []event) {
 			}
 		})
 	}
-	<-enough
-	time.Sleep(rand.N(8 * time.Millisecond)) // a random moment is the point
-	k.kill()
+	end(enough)
 	callers.Wait()
+	k.figures.cut += len(left)
 	return left
 }
 
@@ -231,6 +259,10 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 			k.t.Error("a finish event was refused as too many, but sent to Human API")
 		}
 	case code == "rate_limited":
+	case code == "user_mismatch" && k.up.wronged(e.sessionToken):
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.figures.rejected++
 	case code == "indeterminate" && repeat && k.mode == humanapitest.OneTime:
 		k.mu.Lock()
 		defer k.mu.Unlock()

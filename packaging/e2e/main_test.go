@@ -5,11 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
-// binary is the product, built once for all tests.
-var binary string
+// binary is the product, built once for all tests; binaries is where it is.
+var binary, binaries string
 
 func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
@@ -28,12 +29,23 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	binary = filepath.Join(dir, "tokenvault")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/tokenvault")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
+	binary, binaries = filepath.Join(dir, "tokenvault"), dir
+	if err := build(binary); err != nil {
 		fmt.Fprintln(os.Stderr, "building the product:", err)
 		return 1
 	}
 	return m.Run()
 }
+
+func build(out string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build", "-o", out}, flags...), "../../cmd/tokenvault")...)
+	cmd.Stderr = os.Stderr
+	return cmd.Run()
+}
+
+// switched is the product with the test switch: its clock can be set, and it can
+// be made to die at a step of an exchange.
+var switched = sync.OnceValues(func() (string, error) {
+	out := filepath.Join(binaries, "tokenvault-testswitch")
+	return out, build(out, "-tags", "testswitch")
+})

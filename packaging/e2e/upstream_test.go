@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -14,8 +15,12 @@ import (
 	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 )
 
+// wrongAnswers is one in how many answers that is about somebody else.
+const wrongAnswers = 64
+
 // upstream stands before the simulator. It takes its time before and after a
-// request takes effect, and writes down what was issued to whom.
+// request takes effect, writes down what was issued to whom, and answers a few
+// requests by itself, with somebody else's tokens.
 type upstream struct {
 	t   testing.TB
 	sim http.Handler
@@ -29,6 +34,7 @@ type upstream struct {
 	last   map[string]issue // by owner, and by session token
 	asked  map[string]int   // posts by session token
 	acked  map[string]bool  // by session token
+	wrong  map[string]bool  // by session token: answered with somebody else's tokens
 }
 
 // issue is one pair of tokens; order says when it was made, from 1.
@@ -38,7 +44,7 @@ type issue struct {
 }
 
 func startUpstream(t testing.TB, sim *humanapitest.Server) *upstream {
-	u := &upstream{t: t, sim: sim.Handler(), issues: map[string]issue{}, last: map[string]issue{}, asked: map[string]int{}, acked: map[string]bool{}}
+	u := &upstream{t: t, sim: sim.Handler(), issues: map[string]issue{}, last: map[string]issue{}, asked: map[string]int{}, acked: map[string]bool{}, wrong: map[string]bool{}}
 	u.quiet.L = &u.mu
 	s := httptest.NewUnstartedServer(u)
 	s.Config.ConnState = u.count
@@ -106,13 +112,19 @@ func (u *upstream) carryOut(r *http.Request, body []byte) *httptest.ResponseReco
 	rec := httptest.NewRecorder()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.sim.ServeHTTP(rec, inner)
 	if r.URL.Path != tokens {
+		u.sim.ServeHTTP(rec, inner)
 		return rec
 	}
 	if json.Unmarshal(body, &in) != nil {
 		u.t.Error("Human API is sent something else than JSON")
 	}
+	if rand.N(wrongAnswers) == 0 {
+		u.asked[in.SessionToken]++
+		u.wrong[in.SessionToken] = true
+		return somebodyElse(in.ClientID, len(u.asked))
+	}
+	u.sim.ServeHTTP(rec, inner)
 	if u.asked[in.SessionToken]++; u.acked[in.SessionToken] {
 		u.t.Error("doubled: what was answered is sent to Human API again")
 	}
@@ -127,6 +139,23 @@ func (u *upstream) carryOut(r *http.Request, body []byte) *httptest.ResponseReco
 	}
 	u.last[in.SessionToken] = i
 	return rec
+}
+
+// somebodyElse is a whole answer, about a user who did not ask.
+func somebodyElse(clientID string, n int) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	rec.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(rec).Encode(map[string]string{
+		"humanId": "marker-somebody-else", "clientId": clientID, "clientUserId": "else@example.test",
+		"publicToken": fmt.Sprintf("marker-wrong-public-%d", n), "accessToken": fmt.Sprintf("marker-wrong-access-%d", n),
+	})
+	return rec
+}
+
+func (u *upstream) wronged(session string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.wrong[session]
 }
 
 func (u *upstream) issue(token string) (issue, bool) {

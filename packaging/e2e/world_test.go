@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -45,6 +46,10 @@ type world struct {
 	sim    *humanapitest.Server
 	config string
 	daemon *process
+	// binary is what runs as the daemon, and env what it gets beside PATH; "" is the
+	// product.
+	binary string
+	env    []string
 }
 
 // options of a world. The zero value is a good one.
@@ -246,9 +251,9 @@ func (w *world) start(wrap ...string) {
 	log, err := os.OpenFile(w.path("daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(w.t, err)
 	defer log.Close()
-	args := append(wrap, binary, "--config", w.config, "serve")
+	args := append(wrap, cmp.Or(w.binary, binary), "--config", w.config, "serve")
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, w.env...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = asUser(daemonUID, publicGID, privateGID, adminGID)

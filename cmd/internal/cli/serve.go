@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
+	"github.com/tokenvault/tokenvault/cmd/internal/restart"
 	"github.com/urfave/cli/v2"
 )
 
@@ -32,6 +34,11 @@ func (p *program) serve() *cli.Command {
 			if err != nil {
 				return err
 			}
+			defer inherited.close()
+			testing, err := testSwitch(p.Env)
+			if err != nil {
+				return err
+			}
 			watchdog, err := sd.SdWatchdogEnabled(false)
 			if err != nil {
 				return fmt.Errorf("read the watchdog's interval: %w", err)
@@ -40,7 +47,8 @@ func (p *program) serve() *cli.Command {
 			running, end := context.WithCancel(context.WithoutCancel(c.Context))
 			defer end()
 			return daemon.Run(c.Context, daemon.Config{
-				Config: cfg, Version: buildInfo().Version, Listeners: inherited, Watchdog: watchdog, Logger: log,
+				Config: cfg, Version: buildInfo().Version, Listeners: inherited.sockets, Watchdog: watchdog, Logger: log,
+				Memory: inherited.memory, Keep: keeper(p.Env), Drop: restart.Drop, Now: testing.now, Step: testing.step,
 				Notify: func(state string) {
 					if _, err := sd.SdNotify(false, state); err != nil {
 						log.Warn("systemd was not told", "error", err)
@@ -60,24 +68,48 @@ func (p *program) hangups(ctx context.Context) <-chan struct{} {
 	return p.Reload(ctx)
 }
 
-// inherit takes the sockets that systemd passed, by name. Their order is random.
-// What is no socket (something stored in an earlier life) is closed:
+// inherited is what systemd passed.
+type inherited struct {
+	sockets map[string]net.Listener
+	memory  *os.File // what an earlier life stored; nil: nothing
+}
+
+func (i inherited) close() {
+	if i.memory != nil {
+		_ = i.memory.Close()
+	}
+}
+
+// keeper hands descriptors to systemd, where that runs us.
+func keeper(env func(string) string) func(string, *os.File) error {
+	if env("NOTIFY_SOCKET") == "" {
+		return nil
+	}
+	return restart.Keep
+}
+
+// inherit takes what systemd passed, by name. Its order is random. What is no
+// socket of ours and no memory of an earlier life is closed:
 // activation.ListenersWithNames would leave that to the garbage collector.
-func inherit(warn func(msg string, args ...any)) (map[string]net.Listener, error) {
-	out := map[string]net.Listener{}
+func inherit(warn func(msg string, args ...any)) (inherited, error) {
+	out := inherited{sockets: map[string]net.Listener{}}
 	for _, f := range activation.Files(true) {
 		name := f.Name()
+		if name == restart.Name && out.memory == nil {
+			out.memory = f
+			continue
+		}
 		l, err := net.FileListener(f)
 		err = errors.Join(err, f.Close()) // FileListener has a copy of its own
 		switch {
 		case l == nil:
 			warn("an inherited descriptor is no socket", "name", name)
 		case err != nil:
-			return nil, fmt.Errorf("take the inherited socket %s: %w", name, err)
-		case out[name] != nil:
-			return nil, fmt.Errorf("systemd passed two sockets with the name %s", name)
+			return out, fmt.Errorf("take the inherited socket %s: %w", name, err)
+		case out.sockets[name] != nil:
+			return out, fmt.Errorf("systemd passed two sockets with the name %s", name)
 		default:
-			out[name] = l // closing it leaves the file, which is systemd's
+			out.sockets[name] = l // closing it leaves the file, which is systemd's
 		}
 	}
 	return out, nil

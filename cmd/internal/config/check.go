@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -205,30 +206,43 @@ func (k *checker) vaultAuth() {
 	if !pathRE.MatchString(a.Mount) {
 		k.bad("vault.auth.mount", "wants a Vault path without / at its ends")
 	}
-	switch a.Method {
-	case "approle":
-		k.absolute("vault.auth.role_id_file", a.RoleIDFile)
-		k.absolute("vault.auth.secret_id_file", a.SecretIDFile)
-		k.unused("vault.auth.token_file", a.TokenFile)
-	case "token":
-		k.absolute("vault.auth.token_file", a.TokenFile)
-	case "cert", "jwt", "kubernetes":
-		k.bad("vault.auth.method", "this version only has approle and token")
-		return
-	default:
-		k.bad("vault.auth.method", "wants approle or token")
+	use, ok := loginKeys[a.Method]
+	if !ok {
+		k.bad("vault.auth.method", "wants approle, token, cert, jwt or kubernetes")
 		return
 	}
-	k.unused("vault.auth.role", a.Role)
-	k.unused("vault.auth.jwt_file", a.JWTFile)
-	k.unused("vault.auth.cert_file", a.CertFile)
-	k.unused("vault.auth.key_file", a.KeyFile)
+	for _, f := range k.secretFiles() {
+		name, isLogin := strings.CutPrefix(f.key, "vault.auth.")
+		switch {
+		case !isLogin:
+		case slices.Contains(use, name):
+			k.absolute(f.key, *f.path)
+		case k.said(f.key) && *f.path != "":
+			k.unused(f.key)
+		}
+	}
+	if a.Role == "" && (a.Method == "jwt" || a.Method == "kubernetes") {
+		k.bad("vault.auth.role", "is required with method = %q", a.Method)
+	}
+	if a.Role != "" && (a.Method == "approle" || a.Method == "token") {
+		k.unused("vault.auth.role")
+	}
+	if a.Wrapped && a.Method != "approle" {
+		k.unused("vault.auth.wrapped")
+	}
 }
 
-func (k *checker) unused(key, value string) {
-	if value != "" {
-		k.bad(key, "has no use with method = %q", k.Vault.Auth.Method)
-	}
+// loginKeys are the files that each method reads, by their keys in [vault.auth].
+var loginKeys = map[string][]string{
+	"approle":    {"role_id_file", "secret_id_file"},
+	"token":      {"token_file"},
+	"cert":       {"cert_file", "key_file"},
+	"jwt":        {"jwt_file"},
+	"kubernetes": {"jwt_file"},
+}
+
+func (k *checker) unused(key string) {
+	k.bad(key, "has no use with method = %q", k.Vault.Auth.Method)
 }
 
 func (k *checker) upstream() {

@@ -13,6 +13,9 @@ import (
 // bytes; the daemon's reference platform is Linux.
 const maxSocketPath = 107
 
+// maxReserve bounds the reserves: more is a mistake, not caution.
+const maxReserve = 64 * GiB
+
 // maxRate bounds per_second and burst: beyond it, nothing is limited.
 const maxRate = 1_000_000
 
@@ -187,6 +190,9 @@ func (k *checker) disk() {
 		k.bad("audit.path", "is also store.path")
 	}
 	k.grants("audit.durable", k.Audit.Durable)
+	k.oneOf("audit.when_full", k.Audit.WhenFull, "refuse", "unsafe-unrecorded-lookups")
+	k.between("audit.reserve", k.Audit.Reserve, 0, maxReserve)
+	k.between("store.reserve", k.Store.Reserve, 0, maxReserve)
 	if k.Audit.RotateSize < MiB {
 		k.bad("audit.rotate_size", "must be at least 1MiB")
 	}
@@ -206,6 +212,7 @@ func (k *checker) limits() {
 	k.between("limits.header", l.Header, KiB, MiB)
 	k.positive("limits.header_timeout", l.HeaderTimeout)
 	k.positive("limits.body_timeout", l.BodyTimeout)
+	k.oneOf("sandbox.restart_memory", k.Sandbox.RestartMemory, "off", "auto", "unsafe-memfd")
 	k.oneOf("log.level", k.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", k.Log.Format, "auto", "text", "json")
 }
@@ -232,19 +239,9 @@ func (k *checker) unbuilt() {
 			k.bad(key, "this version %s", text)
 		}
 	}
-	d := defaults()
 	if k.oneOf("sandbox.mode", k.Sandbox.Mode, "off", "auto", "require") {
 		refuse(k.Sandbox.Mode == "require", "sandbox.mode", "has no sandbox to require")
 	}
-	if k.oneOf("sandbox.restart_memory", k.Sandbox.RestartMemory, "off", "auto", "unsafe-memfd") {
-		refuse(k.Sandbox.RestartMemory == "unsafe-memfd", "sandbox.restart_memory", "keeps nothing over a restart")
-	}
-	if k.oneOf("audit.when_full", k.Audit.WhenFull, "refuse", "unsafe-unrecorded-lookups") {
-		refuse(k.Audit.WhenFull != "refuse", "audit.when_full", "does nothing that it cannot record: only refuse")
-	}
 	refuse(k.Audit.Journald, "audit.journald", "does not send audit lines to journald")
-	refuse(k.Audit.Reserve != d.Audit.Reserve, "audit.reserve", "keeps no reserve: only the default is accepted")
-	refuse(k.Store.Reserve != d.Store.Reserve, "store.reserve", "keeps no reserve: only the default is accepted")
 	refuse(k.Metrics.UnsafeListen != "", "metrics.unsafe_listen", "has no metrics")
-	refuse(k.Vault.Auth.Wrapped, "vault.auth.wrapped", "does not unwrap a secret id")
 }

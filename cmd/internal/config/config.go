@@ -152,12 +152,27 @@ func (c *Config) finish(o LoadOptions) {
 			r.Burst = int(math.Ceil(r.PerSecond))
 		}
 	}
+	c.loginDefaults()
 	for _, f := range c.secretFiles() {
 		expanded := expandCredentials(*f.path, o.Env)
 		if expanded != *f.path {
 			c.where.fromSystemd = append(c.where.fromSystemd, expanded)
 		}
 		*f.path = expanded
+	}
+}
+
+// serviceAccountToken is where Kubernetes mounts a pod's own.
+const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+// loginDefaults are those that depend on the method.
+func (c *Config) loginDefaults() {
+	a := &c.Vault.Auth
+	if !c.said("vault.auth.mount") {
+		a.Mount = a.Method
+	}
+	if a.Method == "kubernetes" && !c.said("vault.auth.jwt_file") {
+		a.JWTFile = serviceAccountToken
 	}
 }
 

@@ -151,22 +151,24 @@ type Vault struct {
 // $CREDENTIALS_DIRECTORY is expanded; outside the service
 // /run/credentials/tokenvault.service is tried.
 type VaultAuth struct {
-	// "approle" or "token". BUG: "cert", "jwt" and "kubernetes" are refused by
-	// this version.
+	// "approle", "token", "cert", "jwt" or "kubernetes".
 	Method string `toml:"method"`
-	// Mount of the auth method.
+	// Mount of the auth method. Default: the method's name.
 	Mount string `toml:"mount"`
 	// File with the role id, for approle.
 	RoleIDFile string `toml:"role_id_file"`
 	// File with the secret id, for approle.
 	SecretIDFile string `toml:"secret_id_file"`
-	// secret_id_file holds a response-wrapping token. BUG: refused by this version.
+	// secret_id_file holds a response-wrapping token: where it was made is checked,
+	// then it is unwrapped, once. What it gave is kept in memory only; see
+	// sandbox.restart_memory for what a restart needs.
 	Wrapped bool `toml:"wrapped"`
 	// File with a Vault token, for token.
 	TokenFile string `toml:"token_file"`
-	// Role, for jwt, cert and kubernetes.
+	// Role. Required for jwt and kubernetes; for cert "" tries all that match.
 	Role string `toml:"role"`
-	// File with a JWT, for jwt and kubernetes.
+	// File with a JWT, read anew at each login: required for jwt. Default for
+	// kubernetes: where the service account's is mounted.
 	JWTFile string `toml:"jwt_file"`
 	// PEM file with the client certificate, for cert.
 	CertFile string `toml:"cert_file"`
@@ -211,8 +213,8 @@ type Store struct {
 	Path string `toml:"path"`
 	// File with the connection string, for postgres.
 	DSNFile string `toml:"dsn_file"`
-	// Size. Disk kept free for what must be written. BUG: this version keeps
-	// none, and refuses another value than the default.
+	// Size. Disk that stays allocated to the store, for exchanges that were begun:
+	// new ones are refused once it can no longer be kept. 0: none.
 	Reserve Size `toml:"reserve"`
 }
 
@@ -223,11 +225,11 @@ type Audit struct {
 	// Grants whose outcome is on disk (fsync) before the answer; the rest is
 	// written before it.
 	Durable []string `toml:"durable"`
-	// "refuse": what cannot be recorded is not done. BUG:
-	// "unsafe-unrecorded-lookups" is refused by this version.
+	// When the disk, and the reserve, are used up. "refuse": what cannot be
+	// recorded is not done. "unsafe-unrecorded-lookups": lookups of public parts
+	// go on, and how many is recorded once there is room again.
 	WhenFull string `toml:"when_full"`
-	// Size. Disk kept free for outcomes. BUG: this version keeps none, and
-	// refuses another value than the default.
+	// Size. Disk that stays allocated to the log, for lines on a full disk. 0: none.
 	Reserve Size `toml:"reserve"`
 	// Size. A segment is closed when it is this large; at least 1MiB.
 	RotateSize Size `toml:"rotate_size"`
@@ -273,7 +275,11 @@ type Sandbox struct {
 	// nothing and "require" is refused. The service unit's hardening is apart
 	// from this.
 	Mode string `toml:"mode"`
-	// "off" or "auto": survive a restart during an outage of Vault. BUG: this
-	// version does not; "unsafe-memfd" is refused.
+	// Survive a restart during an outage of Vault, or after a wrapped secret id was
+	// used: keys, clientSecrets and Vault's token stay in memory that systemd keeps
+	// (FileDescriptorStoreMax=), and only until the next reboot. "auto": in a
+	// memfd_secret(2), which not even root reads from outside, else not at all.
+	// "unsafe-memfd": where the kernel has none, in plain memory, which root can
+	// read. "off": not at all.
 	RestartMemory string `toml:"restart_memory"`
 }

@@ -57,10 +57,8 @@ func (c *Config) FromSystemd(path string) bool {
 }
 
 func (c *Config) loginReads(key string) bool {
-	if c.Vault.Auth.Method == "token" {
-		return key == "vault.auth.token_file"
-	}
-	return key == "vault.auth.role_id_file" || key == "vault.auth.secret_id_file"
+	name, _ := strings.CutPrefix(key, "vault.auth.")
+	return slices.Contains(loginKeys[c.Vault.Auth.Method], name)
 }
 
 // VaultConfig is the file's [vault] for the client; clock, logger and heartbeat
@@ -73,8 +71,9 @@ func (c *Config) VaultConfig() vault.Config {
 		KVMount: v.KVMount, AppsPath: v.AppsPath, StatePath: v.StatePath,
 		TransitMount: v.TransitMount, TransitKey: v.TransitKey,
 		Auth: vault.AuthConfig{
-			Method: v.Auth.Method, Mount: v.Auth.Mount,
-			RoleIDFile: v.Auth.RoleIDFile, SecretIDFile: v.Auth.SecretIDFile, TokenFile: v.Auth.TokenFile,
+			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role,
+			RoleIDFile: v.Auth.RoleIDFile, SecretIDFile: v.Auth.SecretIDFile, Wrapped: v.Auth.Wrapped,
+			TokenFile: v.Auth.TokenFile, JWTFile: v.Auth.JWTFile, CertFile: v.Auth.CertFile, KeyFile: v.Auth.KeyFile,
 		},
 	}
 }

@@ -24,6 +24,8 @@ func (a admin) Status(ctx context.Context) api.Status {
 		Secrets: d.secretStatus(d.secrets.Status()),
 		Store:   api.StoreStatus{Backend: d.cfg.Store.Backend},
 		Audit:   api.AuditStatus{Path: d.cfg.Audit.Path},
+
+		Rollback: d.rollbackShown(), Disk: d.diskTroubles(), Memory: d.memoryStatus(),
 	}
 	for _, l := range d.cfg.Listeners {
 		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Path: l.Path, Ceiling: l.Grants()})
@@ -41,7 +43,10 @@ func (s *services) describe(ctx context.Context, out *api.Status) {
 	log := s.audit.Status()
 	out.Audit.Sequence, out.Audit.PublicKey = log.Sequence, hex.EncodeToString(log.PublicKey)
 	b := s.broker.Status()
+	out.Breaker = b.Breaker
 	out.Exchanges.InFlight = b.InFlight
+	out.Exchanges.Waiting, out.Exchanges.Uncertain, out.Exchanges.Resuming = b.Waiting, b.Uncertain, b.Resuming
+	out.Exchanges.Damaged = b.Damaged
 	out.Exchanges.Outcomes = map[string]uint64{}
 	for o, n := range b.Outcomes {
 		out.Exchanges.Outcomes[string(o)] = n
@@ -49,6 +54,18 @@ func (s *services) describe(ctx context.Context, out *api.Status) {
 	if list, err := s.store.InState(ctx, "", user.Indeterminate, countUpTo); err == nil {
 		out.Exchanges.Indeterminate = len(list)
 	}
+}
+
+func (d *daemon) memoryStatus() string {
+	switch why := d.state.read().memory; {
+	case d.source.Session == nil:
+		return "off: nothing needs to outlive a restart"
+	case d.memory.Off() != "":
+		return "off: " + d.memory.Off()
+	case why != "":
+		return "not kept: " + why
+	}
+	return "kept"
 }
 
 func (d *daemon) vaultStatus() api.VaultStatus {
@@ -71,7 +88,7 @@ func (d *daemon) secretStatus(states []vault.SecretState) []api.SecretStatus {
 	for i, s := range states {
 		out[i] = api.SecretStatus{
 			App: names[s.ClientID], ClientID: string(s.ClientID), Version: s.Version,
-			HeldSince: moment(s.HeldSince), Confirmed: moment(s.Confirmed), Reason: s.Reason,
+			HeldSince: moment(s.HeldSince), Confirmed: moment(s.Confirmed), Reason: s.Reason, Refused: s.Refused,
 		}
 	}
 	return out

@@ -17,14 +17,15 @@ import (
 const (
 	sweepEvery = time.Minute            // between two walks over finished sessions
 	sweepPause = 100 * time.Millisecond // between two steps of a walk
-	staleEvery = 10 * time.Second       // between two looks at Vault's last word, at most
+	staleEvery = 2 * time.Second        // between two looks at Vault's last word, at most; asks nobody
+	lackEvery  = 10 * time.Second       // between two questions for rights that were missing
 )
 
 // sweep removes sessions that are past the replay window, in small steps.
-func (d *daemon) sweep(ctx context.Context, s *store.Store) error {
+func (d *daemon) sweep(ctx context.Context, s *services) error {
 	pause := sweepEvery
 	for wait(ctx, pause) {
-		_, more, err := s.Sweep(ctx, 0)
+		_, more, err := s.store.Sweep(ctx, 0)
 		if err != nil && ctx.Err() == nil {
 			d.log.Warn("finished sessions could not be removed", "error", err)
 		}
@@ -59,30 +60,40 @@ func auditFailures(ctx context.Context, log *audit.Log) error {
 // staleness wipes the private keys when Vault has refused the daemon or was not
 // heard for max_stale, and brings them back when it answers again. It also looks
 // again for rights that were missing.
-func (d *daemon) staleness(ctx context.Context, keys *keyring.Keyring) error {
+func (d *daemon) staleness(ctx context.Context, s *services) error {
 	if d.source.Session == nil {
 		return nil
 	}
 	every := max(min(staleEvery, d.cfg.Vault.MaxStale.Std()/4), sweepPause)
+	asked := d.Now()
 	for wait(ctx, every) {
-		if len(d.state.read().missing) > 0 {
+		if len(d.state.read().missing) > 0 && d.Now().Sub(asked) >= lackEvery {
 			d.rights(ctx)
+			asked = d.Now()
 		}
-		was, is := d.state.staleness(), d.vaultSays()
-		switch {
-		case was == nil && is != nil:
-			d.state.setStale(is) // first: who asks meanwhile hears why
-			keys.Wipe(keyring.Private)
-			d.log.Error("private keys were wiped from memory", "reason", is)
-		case was != nil && is == nil:
-			if err := keys.Reload(ctx); err != nil {
-				continue // still not there
-			}
-			d.state.setStale(nil)
-			d.log.Info("private keys are back")
-		}
+		d.stale(ctx, s.keys)
 	}
 	return nil
+}
+
+// stale is one look.
+func (d *daemon) stale(ctx context.Context, keys *keyring.Keyring) {
+	if d.source.Session == nil {
+		return
+	}
+	was, is := d.state.staleness(), d.vaultSays()
+	switch {
+	case was == nil && is != nil:
+		d.state.setStale(is) // first: who asks meanwhile hears why
+		keys.Wipe(keyring.Private)
+		d.log.Error("private keys were wiped from memory", "reason", is)
+	case was != nil && is == nil:
+		if err := keys.Reload(ctx); err != nil {
+			return // still not there
+		}
+		d.state.setStale(nil)
+		d.log.Info("private keys are back")
+	}
 }
 
 // vaultSays returns why private keys may not be held, nil when they may.

@@ -3,8 +3,10 @@
 //
 // Order of start: the store's file is opened (two daemons never share one), the
 // sockets are there, the server answers "starting", Vault is asked until it
-// answers, then keyring, audit log, store and broker open, and requests are
-// served. Order of stop: no new connections and no new attempts at Human API,
+// answers, the rollback anchor is compared with what is here, then keyring, audit
+// log, store and broker open, and requests are served. When Vault cannot be
+// reached and an earlier life has left its memory with systemd, that memory
+// stands in for it. Order of stop: no new connections and no new attempts at Human API,
 // requests in flight and what is on the wire drain within one drain_timeout, then
 // audit log, store and keys are closed.
 //
@@ -19,10 +21,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
+	"github.com/tokenvault/tokenvault/cmd/internal/restart"
 	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/store"
@@ -52,6 +56,14 @@ type Config struct {
 	// Reload gives an event when the rules are to be read again, by Load. Both or none.
 	Reload <-chan struct{}
 	Load   func() (*config.Config, error)
+	// Memory is what an earlier life left with the service manager; nil when it
+	// left nothing. Keep and Drop hand a descriptor to it, and take it back; nil:
+	// there is nobody to keep it.
+	Memory *os.File
+	Keep   func(name string, f *os.File) error
+	Drop   func(name string) error
+	// Step is the broker's, for tests.
+	Step   func(name string)
 	Now    func() time.Time
 	Logger *slog.Logger
 }
@@ -64,6 +76,8 @@ type Source struct {
 	// Session is how the source is logged in to; nil when it needs no login and is
 	// always there.
 	Session Session
+	// Anchors keeps the rollback anchor; nil: nobody does. It needs a Session.
+	Anchors Anchors
 }
 
 // Session is a login that has to be kept alive. *vault.Client is one.
@@ -77,6 +91,13 @@ type Session interface {
 	Missing(ctx context.Context, apps []user.ClientID) ([]vault.Capability, error)
 	// Status asks nobody.
 	Status() vault.Status
+	// Memory is what a later life needs; false when there is no session, or Vault
+	// refuses the daemon. Recall takes it up there, and Revalidate asks Vault.
+	Memory() (vault.Memory, bool)
+	Recall(m vault.Memory) error
+	Revalidate(ctx context.Context) error
+	// TransitState is about the key that wraps keys.
+	TransitState(ctx context.Context) (vault.TransitState, error)
 }
 
 // daemon is one running daemon.
@@ -93,8 +114,16 @@ type daemon struct {
 	state    state
 	telling  sync.Mutex // held while the service manager is told of a phase
 
-	mu       sync.Mutex
-	services *services
+	serving   context.Context // ends when the daemon is told to stop, or must
+	memory    *restart.Area
+	recalled  *restart.Contents // what a start during an outage goes by; nil: Vault's own word
+	anchoring sync.Mutex        // held while the anchor is written
+	reloading sync.Mutex        // held while rules are read and swapped
+
+	mu        sync.Mutex
+	services  *services
+	lastKnown anchor
+	found     *rollback // nil: none
 }
 
 // services are there once Vault has answered and everything is open.
@@ -121,6 +150,7 @@ func Run(ctx context.Context, c Config) error {
 func (d *daemon) run(ctx context.Context) error {
 	serving, stopServing := context.WithCancel(ctx)
 	defer stopServing()
+	d.serving = serving
 	parent, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	work, background := errgroup.WithContext(parent)
@@ -167,9 +197,12 @@ func (d *daemon) close() error {
 	var errs []error
 	if s := d.open(); s != nil {
 		_ = s.audit.Write(audit.Event{Kind: audit.Note, Outcome: "stopped"}) // Close says what is wrong with it
-		errs = append(errs, s.audit.Close(), s.store.Close())
+		errs = append(errs, s.audit.Close())
+		d.lastAnchor(s)
+		errs = append(errs, s.store.Close())
 		s.keys.Close()
 	}
+	d.memory.Close()
 	errs = append(errs, d.driver.Close())
 	d.upstream.Close()
 	if err := errors.Join(errs...); err != nil {

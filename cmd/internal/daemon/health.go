@@ -32,6 +32,8 @@ type condition struct {
 	missing []string // rights that Vault does not give; replaced, never changed
 	stale   error    // why private keys are not in memory
 	rules   string   // why the rules on disk are not the ones in force
+	anchor  string   // why the rollback anchor is not up to date
+	memory  string   // why nothing is remembered for a restart
 }
 
 // set takes why in words for administrators, and for everybody.
@@ -70,6 +72,24 @@ func (s *state) setRules(err error) {
 	}
 }
 
+// setAnchor keeps why the anchor could not be written; nil forgets it.
+func (s *state) setAnchor(err error) (news bool) { return s.note(&s.now.anchor, err) }
+
+// setMemory keeps why nothing could be saved for a restart.
+func (s *state) setMemory(err error) (news bool) { return s.note(&s.now.memory, err) }
+
+func (s *state) note(where *string, err error) (news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	news = text != "" && text != *where
+	*where = text
+	return news
+}
+
 func (s *state) read() condition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,6 +109,9 @@ const (
 	briefCredential    = "a credential of the daemon is not there yet"
 	briefBadCredential = "a credential of the daemon cannot be used"
 	briefRules         = "the rules on disk were not loaded: see tokenvault status"
+	briefRollback      = "the store is not at or ahead of its rollback anchor"
+	briefAnchor        = "the rollback anchor is not up to date"
+	briefDisk          = "the disk is nearly full"
 )
 
 func brief(err error) string {
@@ -143,6 +166,25 @@ func (d *daemon) briefly(now condition) []string {
 	if now.stale != nil {
 		reasons = append(reasons, briefPrivateKeys)
 	}
+	if now.anchor != "" {
+		reasons = append(reasons, briefAnchor)
+	}
+	if len(d.diskTroubles()) > 0 {
+		reasons = append(reasons, briefDisk)
+	}
+	return reasons
+}
+
+// diskTroubles says where the reserve cannot be kept.
+func (d *daemon) diskTroubles() (reasons []string) {
+	if err := d.driver.Low(); err != nil {
+		reasons = append(reasons, "store: "+err.Error())
+	}
+	if s := d.open(); s != nil {
+		if err := s.audit.Low(); err != nil {
+			reasons = append(reasons, "audit log: "+err.Error())
+		}
+	}
 	return reasons
 }
 
@@ -186,7 +228,10 @@ func (d *daemon) troubles(now condition) (reasons []string) {
 	if now.stale != nil {
 		reasons = append(reasons, briefPrivateKeys)
 	}
-	return reasons
+	if now.anchor != "" {
+		reasons = append(reasons, "rollback anchor: "+now.anchor)
+	}
+	return append(reasons, d.diskTroubles()...)
 }
 
 func firstOf(a, b string) string {

@@ -9,7 +9,36 @@ import (
 	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
 	"github.com/tokenvault/tokenvault/unix/api"
+	"github.com/tokenvault/tokenvault/vault"
 )
+
+// offline is what a command has that works while no daemon runs: a login at Vault
+// as the daemon's, and the configuration. Of its Config it uses Config, Now and
+// Logger.
+type offline struct {
+	Config
+	vault *vault.Client
+}
+
+func newOffline(ctx context.Context, c Config) (*offline, error) {
+	client, err := newVault(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Login(ctx); err != nil {
+		return nil, fmt.Errorf("log in at Vault: %w", err)
+	}
+	return &offline{c, client}, nil
+}
+
+// keys opens the keyring of a blob. It makes one where there is none.
+func (o *offline) keys(ctx context.Context, blob keyring.Blob) (*keyring.Keyring, error) {
+	keys, err := keyring.Open(ctx, keyring.Config{Blob: blob, Wrapper: o.vault, Now: o.Now, TooOld: tooOld})
+	if err != nil {
+		return nil, fmt.Errorf("unwrap the keys: %w", err)
+	}
+	return keys, nil
+}
 
 // CheckOffline walks the store of a daemon that is not running: it logs in at
 // Vault as the daemon would, and writes nothing. Of c it uses Config, Now and
@@ -28,16 +57,13 @@ func CheckOffline(ctx context.Context, c Config) (check api.StoreCheck, err erro
 	if !info.Exists {
 		return check, fmt.Errorf("the store %s is empty: no daemon was ever ready on it", path)
 	}
-	vault, err := newVault(c)
+	o, err := newOffline(ctx, c)
 	if err != nil {
 		return check, err
 	}
-	if err := vault.Login(ctx); err != nil {
-		return check, fmt.Errorf("log in at Vault: %w", err)
-	}
-	keys, err := keyring.Open(ctx, keyring.Config{Blob: driver, Wrapper: vault, Now: c.Now})
+	keys, err := o.keys(ctx, driver)
 	if err != nil {
-		return check, fmt.Errorf("unwrap the keys: %w", err)
+		return check, err
 	}
 	defer keys.Close()
 	s, err := store.Open(ctx, store.Config{Driver: driver, Keys: keys, Now: c.Now})
@@ -53,9 +79,27 @@ func checkStore(ctx context.Context, s *store.Store) (api.StoreCheck, error) {
 	if err != nil {
 		return api.StoreCheck{}, err
 	}
+	return asCheck(r), nil
+}
+
+func asCheck(r store.Report) api.StoreCheck {
 	out := api.StoreCheck{OK: len(r.Problems) == 0, Counts: r.Counts, Problems: r.Problems, Omitted: r.Omitted}
 	if out.Problems == nil {
 		out.Problems = []string{}
 	}
-	return out, nil
+	return out
+}
+
+// ReadAnchor returns what Vault remembers of the instance; vault.ErrNotFound when
+// that is nothing.
+func ReadAnchor(ctx context.Context, c Config) (vault.Anchor, error) {
+	o, err := newOffline(ctx, c)
+	if err != nil {
+		return vault.Anchor{}, err
+	}
+	a, _, err := o.vault.ReadAnchor(ctx, c.Config.Instance)
+	if err != nil {
+		return vault.Anchor{}, fmt.Errorf("read the rollback anchor: %w", err)
+	}
+	return a, nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/tokenvault/tokenvault/cmd/internal/restart"
 	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
 	"github.com/tokenvault/tokenvault/exchange"
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -35,11 +36,17 @@ func prepare(ctx context.Context, c Config) (*daemon, error) {
 	if err := d.clients(); err != nil {
 		return nil, err
 	}
-	driver, err := boltstore.Open(ctx, boltstore.Config{Path: d.cfg.Store.Path, Now: d.Now, Logger: d.log})
+	driver, err := boltstore.Open(ctx, boltstore.Config{Path: d.cfg.Store.Path, Reserve: int64(d.cfg.Store.Reserve), Now: d.Now, Logger: d.log})
 	if err != nil {
 		return nil, storeError(d.cfg.Store.Path, err)
 	}
 	d.driver = driver
+	d.memory, err = restart.Open(restart.Config{
+		Instance: d.cfg.Instance, Mode: d.cfg.Sandbox.RestartMemory, Inherited: d.Memory, Keep: d.Keep, Drop: d.Drop, Now: d.Now, Logger: d.log,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare the memory for a restart: %w", err), driver.Close())
+	}
 	if err := d.listen(); err != nil {
 		return nil, errors.Join(err, driver.Close())
 	}
@@ -90,7 +97,7 @@ func (d *daemon) chooseSource() (Source, error) {
 	if err != nil {
 		return Source{}, err
 	}
-	return Source{Name: d.cfg.Vault.Address, Keys: client, Apps: client, Session: client}, nil
+	return Source{Name: d.cfg.Vault.Address, Keys: client, Apps: client, Session: client, Anchors: client}, nil
 }
 
 func newVault(c Config) (*vault.Client, error) {
@@ -123,6 +130,7 @@ func (d *daemon) listen() error {
 		},
 		DrainTimeout: d.cfg.DrainTimeout.Std(), Apps: d.cfg.PolicyApps(),
 		RequireClientUserID: d.mustName(), Durable: d.durable(), Now: d.Now, Logger: d.log,
+		UnrecordedLookups: d.cfg.Audit.WhenFull == "unsafe-unrecorded-lookups",
 	})
 	if err != nil {
 		closeAll(listeners)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
+	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
 // reloads answers SIGHUP until ctx ends, which is when the daemon stops. While
@@ -21,20 +22,30 @@ func (d *daemon) reloads(ctx context.Context) error {
 			return nil
 		case <-d.Reload:
 		}
-		words := ""
-		if d.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d\n", monotonicMicroseconds()), serving) {
-			words = "READY=1\n"
-		}
-		err := d.reload(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
-		}
-		d.state.setRules(err)
-		d.tell(words, starting, serving)
+		_ = d.reloadNow() // it is in the log, and in the status
 	}
+}
+
+// reloadNow reloads, one at a time, and lets everybody know how it went. Whoever
+// asked for it may leave; only the stop of the daemon ends it early.
+func (d *daemon) reloadNow() error {
+	ctx := d.serving
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
+	words := ""
+	if d.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d\n", monotonicMicroseconds()), serving) {
+		words = "READY=1\n"
+	}
+	err := d.reload(ctx)
+	if ctx.Err() != nil {
+		return user.Fail(user.Draining, "the daemon stops")
+	}
+	if err != nil {
+		d.log.Error("the rules were not reloaded, the old ones stay", "error", err)
+	}
+	d.state.setRules(err)
+	d.tell(words, starting, serving)
+	return err
 }
 
 // load reads the configuration. It gives up when ctx ends: a file can be on a

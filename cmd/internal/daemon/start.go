@@ -53,35 +53,93 @@ func (d *daemon) start(ctx, background context.Context, work *errgroup.Group) er
 	if d.source.Session != nil {
 		work.Go(func() error { return d.source.Session.Run(background) })
 	}
-	keys, err := d.unwrap(ctx)
+	incarnation, err := d.fits(ctx)
 	if err != nil {
 		return err
 	}
-	s, err := d.build(ctx, keys)
+	s, err := d.assemble(ctx, incarnation)
 	if err != nil {
-		keys.Close()
 		return err
 	}
 	d.opened(s)
-	work.Go(func() error { return s.broker.Run(ctx) }) // no new attempt once ctx ends
-	work.Go(func() error { return auditFailures(background, s.audit) })
-	work.Go(func() error { return d.secrets.Run(background) })
-	work.Go(func() error { return d.sweep(background, s.store) })
-	work.Go(func() error { return d.staleness(background, s.keys) })
+	if err := d.anchorFirst(ctx, s); err != nil {
+		return err
+	}
+	d.tend(ctx, background, work, s)
 	d.rights(ctx)
 	d.server.Open(server.Services{Broker: s.broker, Users: users{s.store, d}, Audit: s.audit})
 	d.ready()
 	return nil
 }
 
+// assemble opens the keys and what works with them. An incarnation above 0 is
+// what the store gets because it was accepted.
+func (d *daemon) assemble(ctx context.Context, incarnation uint64) (*services, error) {
+	keys, err := d.unwrap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if incarnation > 0 {
+		if err := keys.Succeed(ctx, incarnation); err != nil {
+			keys.Close()
+			return nil, fmt.Errorf("begin a new incarnation of the store: %w", err)
+		}
+	}
+	s, err := d.build(ctx, keys)
+	if err == nil && incarnation > 0 {
+		err = noteAccepted(s.audit)
+	}
+	if err != nil {
+		keys.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// anchorFirst writes the anchor of a start, before anything is served: from here
+// on an older copy is found. During an outage the one that is known must do.
+func (d *daemon) anchorFirst(ctx context.Context, s *services) error {
+	if d.source.Anchors == nil || d.recalled != nil {
+		return nil
+	}
+	err := d.insist(ctx, "write the rollback anchor", func(ctx context.Context) error {
+		return named(d.writeAnchor(ctx, s))
+	})
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// tend starts what works beside the requests until background ends.
+func (d *daemon) tend(ctx, background context.Context, work *errgroup.Group, s *services) {
+	d.stale(background, s.keys)                        // what was remembered may be too old already
+	work.Go(func() error { return s.broker.Run(ctx) }) // no new attempt once ctx ends
+	work.Go(func() error { return auditFailures(background, s.audit) })
+	for _, f := range []func(context.Context, *services) error{
+		d.refreshes, d.sweep, d.staleness, d.anchors, d.remembers, d.reconnect, d.transit,
+	} {
+		work.Go(func() error { return f(background, s) })
+	}
+}
+
+func (d *daemon) refreshes(ctx context.Context, _ *services) error { return d.secrets.Run(ctx) }
+
 // login gets the first token. It waits for Vault, and for the credential's files.
 func (d *daemon) login(ctx context.Context) error {
 	if d.source.Session == nil {
 		return nil
 	}
-	return d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
+	if c, ok := d.memory.Load(); ok && d.loginAgain(ctx, c) {
+		return nil
+	}
+	err := d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
 		return named(d.source.Session.Login(ctx))
 	})
+	if err == nil {
+		d.remember(nil) // a wrapped secret id is used up now
+	}
+	return err
 }
 
 // named says of a step at Vault that it failed on the daemon's own credential. Any
@@ -102,7 +160,11 @@ func (d *daemon) unwrap(ctx context.Context) (*keyring.Keyring, error) {
 	var keys *keyring.Keyring
 	refusals := 0
 	err := d.insist(ctx, "unwrap the keys", func(ctx context.Context) (err error) {
-		keys, err = keyring.Open(ctx, keyring.Config{Blob: d.driver, Wrapper: d.source.Keys, Now: d.Now})
+		c := keyring.Config{Blob: d.driver, Wrapper: d.source.Keys, Now: d.Now, TooOld: tooOld}
+		if d.recalled != nil {
+			c.Memory = &d.recalled.Keys
+		}
+		keys, err = keyring.Open(ctx, c)
 		if err == nil || !errors.Is(err, vault.ErrDenied) || d.source.Session == nil {
 			return named(err)
 		}
@@ -116,6 +178,8 @@ func (d *daemon) unwrap(ctx context.Context) (*keyring.Keyring, error) {
 	})
 	return keys, err
 }
+
+func tooOld(err error) bool { return errors.Is(err, vault.ErrTooOld) }
 
 // lacking asks Vault which rights are missing, in words.
 func (d *daemon) lacking(ctx context.Context) []string {
@@ -197,7 +261,7 @@ func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, e
 	s.broker, err = broker.New(broker.Config{
 		Store: s.store, Upstream: d.upstream, Secrets: d.secrets, Journal: s.audit, Apps: apps,
 		Incarnation: keys.Incarnation(), Deadline: d.cfg.Exchange.Deadline.Std(), GiveUp: d.cfg.Exchange.GiveUp.Std(),
-		Now: d.Now, Logger: d.log,
+		Now: d.Now, Logger: d.log, Step: d.Step,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the broker: %w", err), s.store.Close(), s.audit.Close())
@@ -209,7 +273,8 @@ func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring) (*audit.L
 	log, err := audit.Open(ctx, audit.Config{
 		Path: d.cfg.Audit.Path, Instance: d.cfg.Instance, Incarnation: keys.Incarnation(),
 		Signer: keys.Signer(), SubjectKey: keys.Subject(), RotateSize: int64(d.cfg.Audit.RotateSize),
-		Now: d.Now, Logger: d.log,
+		Reserve: int64(d.cfg.Audit.Reserve),
+		Now:     d.Now, Logger: d.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)

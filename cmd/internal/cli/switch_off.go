@@ -1,0 +1,5 @@
+//go:build !testswitch
+
+package cli
+
+func testSwitch(func(string) string) (switched, error) { return switched{}, nil }

@@ -1,0 +1,189 @@
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/tokenvault/tokenvault/crypto/keyring"
+	"github.com/tokenvault/tokenvault/crypto/store"
+	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
+	"github.com/tokenvault/tokenvault/unix/api"
+	"github.com/tokenvault/tokenvault/vault"
+)
+
+// BackupReport is what a look at a backup brought.
+type BackupReport struct {
+	Backup store.Backup
+	Check  api.StoreCheck
+	// WrappedUnder is the lowest version of the Transit key that one of its keys is
+	// wrapped under: once Transit's min_decryption_version is above it, the backup
+	// opens no longer. MinDecryption and Latest are Transit's now.
+	WrappedUnder, MinDecryption, Latest int
+	// Anchor is what Vault remembers of the instance; Anchored false: nothing.
+	Anchor   vault.Anchor
+	Anchored bool
+}
+
+// ErrBackupDead is returned for a backup whose keys Vault opens no longer.
+var ErrBackupDead = errors.New("the backup opens no longer: its keys are wrapped under a version of the Transit key below min_decryption_version")
+
+// VerifyBackup proves that a backup opens: every box in it, with the keys that
+// Vault unwraps. It touches no store.
+func VerifyBackup(ctx context.Context, c Config, r io.ReaderAt) (BackupReport, error) {
+	o, err := newOffline(ctx, c)
+	if err != nil {
+		return BackupReport{}, err
+	}
+	report, _, err := o.verify(ctx, r)
+	return report, err
+}
+
+func (o *offline) verify(ctx context.Context, r io.ReaderAt) (out BackupReport, version int, err error) {
+	lowest := 0
+	backup, report, err := store.ReadBackup(ctx, r, func(ctx context.Context, blob keyring.Blob) (*keyring.Keyring, error) {
+		keys, err := o.keys(ctx, blob)
+		if err == nil {
+			lowest = oldest(keys)
+		}
+		return keys, err
+	})
+	if tooOld(err) {
+		return out, 0, fmt.Errorf("%w: %w", ErrBackupDead, err)
+	}
+	if err != nil {
+		return out, 0, fmt.Errorf("read the backup: %w", err)
+	}
+	out = BackupReport{Backup: backup, Check: asCheck(report), WrappedUnder: lowest}
+	state, err := o.vault.TransitState(ctx)
+	if err != nil {
+		return out, 0, fmt.Errorf("ask about the Transit key: %w", err)
+	}
+	out.MinDecryption, out.Latest = state.MinDecryption, state.Latest
+	a, version, err := o.vault.ReadAnchor(ctx, o.Config.Config.Instance)
+	if err != nil && !errors.Is(err, vault.ErrNotFound) {
+		return out, 0, fmt.Errorf("read the rollback anchor: %w", err)
+	}
+	out.Anchor, out.Anchored = a, err == nil
+	return out, version, nil
+}
+
+// Restore makes the store of the configuration out of the backup in a file, as a
+// new incarnation: what the backup had under way is never sent. It refuses when
+// there is a store already. The backup is verified first, and agree is asked with
+// what that brought; an error of its ends the restoring before anything is made.
+func Restore(ctx context.Context, c Config, backup *os.File, agree func(BackupReport) error) (restored store.Backup, err error) {
+	path := c.Config.Store.Path
+	if _, err := os.Lstat(path); err == nil {
+		return restored, fmt.Errorf("there is a store already: %s (nothing was changed; move it away first)", path)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return restored, fmt.Errorf("look for a store: %w", err)
+	}
+	o, err := newOffline(ctx, c)
+	if err != nil {
+		return restored, err
+	}
+	report, version, err := o.verify(ctx, backup)
+	if err != nil {
+		return restored, err
+	}
+	if !report.Check.OK {
+		return restored, fmt.Errorf("the backup has problems (tokenvault store verify shows them): %d", len(report.Check.Problems)+report.Check.Omitted)
+	}
+	if err := agree(report); err != nil {
+		return restored, err
+	}
+	if _, err := backup.Seek(0, io.SeekStart); err != nil {
+		return restored, fmt.Errorf("read the backup again: %w", err)
+	}
+	incarnation := max(report.Backup.Incarnation, report.Anchor.Incarnation) + 1
+	return o.restore(ctx, backup, incarnation, version)
+}
+
+func (o *offline) restore(ctx context.Context, backup io.Reader, incarnation uint64, anchorVersion int) (restored store.Backup, err error) {
+	path := o.Config.Config.Store.Path
+	beside := path + ".restoring"
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return restored, fmt.Errorf("remove what an earlier try left: %w", err)
+	}
+	driver, err := boltstore.Open(ctx, boltstore.Config{Path: beside, Now: o.Now, Logger: o.Logger})
+	if err != nil {
+		return restored, fmt.Errorf("make the store: %w", err)
+	}
+	var anchored vault.Anchor
+	restored, err = store.Restore(ctx, backup, driver, o.keys, incarnation)
+	if err == nil {
+		anchored, err = o.anchorOf(ctx, driver)
+	}
+	if err = errors.Join(err, driver.Close()); err != nil {
+		_ = os.Remove(beside)
+		return restored, fmt.Errorf("restore the store: %w", err)
+	}
+	if err := publish(beside, path); err != nil {
+		return restored, fmt.Errorf("put the restored store in its place: %w", err)
+	}
+	if _, err := o.vault.WriteAnchor(ctx, o.Config.Config.Instance, anchored, anchorVersion); err != nil {
+		return restored, fmt.Errorf("the store is restored, but its rollback anchor was not written: the daemon will ask for `tokenvault store accept`: %w", err)
+	}
+	return restored, nil
+}
+
+// anchorOf is the anchor of a store that no daemon has served yet: it names no
+// line of an audit log.
+func (o *offline) anchorOf(ctx context.Context, driver *boltstore.DB) (vault.Anchor, error) {
+	info, err := keyring.Peek(ctx, driver)
+	if err != nil {
+		return vault.Anchor{}, fmt.Errorf("look at the keys: %w", err)
+	}
+	now := time.Now
+	if o.Now != nil {
+		now = o.Now
+	}
+	host, _ := os.Hostname() // for people alone
+	return vault.Anchor{
+		StoreID: hex.EncodeToString(info.StoreID[:]), Incarnation: info.Incarnation, Generation: info.Generation,
+		KeyringDigest: hex.EncodeToString(info.Digest[:]), Time: now().UTC().Truncate(time.Second), Host: host,
+	}, nil
+}
+
+// publish gives a finished file its name, unless that is taken, and to whom the
+// directory belongs: who restores is root, and the daemon is not.
+func publish(file, name string) error {
+	dir := filepath.Dir(name)
+	if err := giveToOwner(dir, file); err != nil {
+		return err
+	}
+	if err := os.Link(file, name); err != nil { // not rename(2): it replaces
+		return err
+	}
+	if err := os.Remove(file); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func giveToOwner(dir, file string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	return os.Lchown(file, int(st.Uid), int(st.Gid))
+}
