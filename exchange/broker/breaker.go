@@ -8,7 +8,7 @@ import (
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
-// Breaker says when Human API's origin counts as down. While it does, what has
+// Breaker says when the Upstream, which is one origin, counts as down. While it does, what has
 // no intent is refused in milliseconds, what has one waits, and one attempt at
 // a time finds out whether it is back.
 type Breaker struct {

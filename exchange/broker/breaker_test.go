@@ -205,6 +205,11 @@ func TestPlacesAreShared(t *testing.T) {
 		t.Error("10,000 that wait go before one of another rule")
 	}
 	next.gone = true
+	if more := queue("small"); w.pick(all) != more {
+		t.Error("the rule that has one place, its last a moment ago, is behind the one that has six")
+	} else {
+		more.gone = true
+	}
 	if x := w.pick(all); x == nil || x.rule != "big" {
 		t.Error("who is gone is still in the way")
 	}

@@ -125,11 +125,14 @@ type PolicyRow struct {
 	Pause   string // between attempts
 	Outcome string // of the exchange: at once where final, else when the time is up
 	Failure string // the kind of error that callers get then
-	Origin  string // what it says to the breaker: "up", "down", or ""
+	Origin  string // what it says to the breaker: "up", "down" (with its exception), or ""
 }
 
 // Policy returns the whole retry policy, which is the table that the broker is
-// driven by, in a fixed order. The numbers in it are the defaults.
+// driven by, in a fixed order. The numbers in it are the defaults. A publicToken
+// that somebody waits for is asked for once; for a user in doubt, whom nobody
+// waits for, what is unavailable is asked for again as after "not sent", for
+// [exchange] give_up.
 func Policy() (rows []PolicyRow) {
 	for _, r := range policy {
 		rows = append(rows, r.row())
@@ -161,6 +164,9 @@ func (r rule) row() PolicyRow {
 	}
 	if r.versions {
 		row.Then = fmt.Sprintf("at once with another version of the clientSecret, %d in all; then final", versionsTried)
+	}
+	if r.met == exchange.Unknown {
+		row.Origin += "; up with a 3xx or 4xx" // originOf
 	}
 	if row.Failure == "" {
 		row.Failure = "as Vault's state is"

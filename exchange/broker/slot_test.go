@@ -31,3 +31,42 @@ func TestResumedGoesFirst(t *testing.T) {
 		}
 	}
 }
+
+// Who stood in for a place and is not next any more does not get it: one of a
+// user is on the wire, and in order.
+func TestPlaceAndTurnGoTogether(t *testing.T) {
+	w := newWire(1)
+	b := &Broker{
+		slots: make(chan struct{}, 1), wires: map[user.ClientID]*wire{"": w},
+		life: t.Context(), breaker: newBreaker(Breaker{Failures: 1, Users: 1}),
+	}
+	other := &berth{rule: "web", ready: make(chan struct{})}
+	w.join(other)
+	b.dispatch(w)
+	l := &line{}
+	for arrival := range uint64(2) {
+		r := &run{line: l, phase: pausing, intent: user.Intent{Arrival: arrival + 1}}
+		r.berth = berth{rule: "web", run: r}
+		l.runs = append(l.runs, r)
+	}
+	early, late := l.runs[0], l.runs[1]
+	b.enter(late, waiting)
+	b.enter(early, waiting) // its pause is over while the other waits for a place
+	b.alight(other)
+	if early.phase != sending || late.phase != waiting {
+		t.Fatalf("the phases are %d and %d", early.phase, late.phase)
+	}
+	w.places = 2
+	b.dispatch(w)
+	if late.phase != waiting || w.total != 1 {
+		t.Fatal("two of one user are on the wire")
+	}
+	b.alight(&early.berth)
+	if late.phase != waiting {
+		t.Fatal("the turn went over with the place, while the answer is checked")
+	}
+	b.enter(early, holding)
+	if late.phase != sending {
+		t.Error("who was passed over does not come again")
+	}
+}
