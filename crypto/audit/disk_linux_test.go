@@ -149,13 +149,10 @@ func TestFullAtStartAndEnd(t *testing.T) {
 	onDisks(t, func(t *testing.T, dir string) {
 		release := fill(t, dir, 0)
 		c := testConfig(filepath.Join(dir, "audit.log"))
-		l, err := Open(t.Context(), c)
-		if err == nil {
-			t.Fatal("a log was made where there is no room")
-		}
+		_, err := Open(t.Context(), c)
 		wantFull(t, err)
 		release()
-		l = mustOpen(t, c)
+		l := mustOpen(t, c)
 		release = fill(t, dir, 0)
 		writeUntilFull(t, l)
 		err = l.Close()
@@ -204,6 +201,18 @@ func TestNoRotationWhileLow(t *testing.T) {
 		}
 		writeUntilFull(t, l)
 		release()
+		release = fill(t, dir, 128<<10)
+		l.mu.Lock()
+		l.reserve.tried = time.Now().Add(time.Hour)
+		l.mu.Unlock()
+		for range 100 {
+			mustWrite(t, l, lookup("r"))
+		}
+		if s := l.Status(); s.Segment != 1 {
+			t.Fatalf("nothing is in reserve, and it is in segment %d", s.Segment)
+		}
+		release()
+		l.reserve.tried = time.Time{}
 		for range 200 {
 			retryNow(l)
 			mustWrite(t, l, lookup("r"))
@@ -300,7 +309,7 @@ func TestDeviceGone(t *testing.T) {
 	if !errors.Is(err, ErrBroken) || !errors.Is(err, syscall.EIO) {
 		t.Fatal(err)
 	}
-	<-l.Broken()
+	wantBroken(t, l)
 }
 
 // What was half written and cannot be cut off must not get anything behind it.
@@ -320,7 +329,7 @@ func TestCutFails(t *testing.T) {
 	if err := l.Write(lookup("r")); !errors.Is(err, ErrBroken) {
 		t.Fatal(err)
 	}
-	<-l.Broken()
+	wantBroken(t, l)
 }
 
 // figure: how many lookups are recorded on a full disk.

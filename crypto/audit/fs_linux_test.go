@@ -111,6 +111,16 @@ func wantFull(t testing.TB, err error) {
 	}
 }
 
+// wantBroken checks that the process is told to end.
+func wantBroken(t testing.TB, l *Log) {
+	t.Helper()
+	select {
+	case <-l.Broken():
+	default:
+		t.Fatal("Broken is not closed")
+	}
+}
+
 // writeUntilFull returns how many lookups there was room for. Afterwards there is
 // none for the shortest line either.
 func writeUntilFull(t testing.TB, l *Log) int {

@@ -62,8 +62,7 @@ func holds(ctx context.Context, f *os.File, p Position) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	start := strconv.AppendUint([]byte(`{"seq":`), p.Sequence, 10)
-	start = append(start, ',')
+	start := lineStart(p.Sequence)
 	for to := st.Size(); to > 0; to = max(0, to-holdsWindow) {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -80,6 +79,11 @@ func holds(ctx context.Context, f *os.File, p Position) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// lineStart is how the line with that number begins.
+func lineStart(sequence uint64) []byte {
+	return append(strconv.AppendUint([]byte(`{"seq":`), sequence, 10), ',')
 }
 
 // inWindow looks in b, which may begin and end within a line, for a line that begins

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -47,7 +48,14 @@ func TestSyncFindsNoRoom(t *testing.T) {
 	if l.Durable() != before || l.Status().Segment != 1 {
 		t.Fatalf("durable to %+v in segment %d", l.Durable(), l.Status().Segment)
 	}
+	l.mu.Lock()
 	end()
+	l.tryRotate() // its sync would be believed
+	segment := l.segment
+	l.mu.Unlock()
+	if segment != 1 || l.Durable() != before {
+		t.Fatal("a segment was closed while its lines may not be on the disk")
+	}
 	if err := l.WriteDurable(t.Context(), lookup("r3")); err != nil {
 		t.Fatal(err)
 	}
@@ -90,24 +98,36 @@ func TestLinesThatFoundNoRoomAreGone(t *testing.T) {
 	}
 }
 
+// held makes the first sync of l wait; the other ones run. entered is closed when it
+// has begun.
+func held(l *Log, sync1 func(*os.File) error) (entered chan struct{}, release func()) {
+	entered = make(chan struct{})
+	wait := make(chan struct{})
+	var calls atomic.Int32
+	l.syncFile = func(f *os.File) error {
+		if calls.Add(1) > 1 {
+			return syncData(f)
+		}
+		close(entered)
+		<-wait
+		return sync1(f)
+	}
+	return entered, func() { close(wait) }
+}
+
 // A sync that fails after another one has said that the same lines are on the disk:
 // the kernel tells an error only once, so neither is believed.
 func TestAnErrorIsToldOnce(t *testing.T) {
 	for _, errno := range []error{syscall.EIO, syscall.ENOSPC} {
 		l := mustOpen(t, testConfig(logPath(t)))
-		entered, release := make(chan struct{}), make(chan struct{})
-		l.syncFile = func(*os.File) error {
-			entered <- struct{}{}
-			<-release
-			return errno
-		}
+		entered, release := held(l, func(*os.File) error { return errno })
 		done := make(chan error, 1)
 		go func() { done <- l.WriteDurable(t.Context(), lookup("r")) }()
 		<-entered
 		l.mu.Lock()
 		l.group.finish(l.mark(), nil) // as a rotation does
 		l.mu.Unlock()
-		close(release)
+		release()
 		<-done
 		select {
 		case <-l.Broken():
@@ -117,23 +137,36 @@ func TestAnErrorIsToldOnce(t *testing.T) {
 	}
 }
 
+// A rotation closes the file under a sync: that is no failure, since it has synced it.
+func TestRotationUnderASync(t *testing.T) {
+	path := logPath(t)
+	l := mustOpen(t, testConfig(path))
+	entered, release := held(l, syncData)
+	done := make(chan error, 1)
+	go func() { done <- l.WriteDurable(t.Context(), lookup("r")) }()
+	<-entered
+	l.mu.Lock()
+	err := l.rotate(1)
+	l.mu.Unlock()
+	release()
+	if err = errors.Join(err, <-done, l.group.failed()); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, l)
+	mustVerify(t, path)
+}
+
 // Many writers while the disk fills and empties: every line is whole or not there,
 // and every one that was answered with success is.
 func TestWritersOnAFillingDisk(t *testing.T) {
-	dir := tmpfs(t, "3072")
+	dir := tmpfs(t, "4096")
 	l, c := reserved(t, dir, 64<<10)
 	var written, refused sync.Map
 	var all sync.WaitGroup
-	stop := make(chan struct{})
-	for w := range 8 {
+	work := make(chan string)
+	for range 8 {
 		all.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				id := fmt.Sprintf("%d-%d", w, n)
+			for id := range work {
 				switch err := l.WriteDurable(t.Context(), lookup(id)); {
 				case err == nil:
 					written.Store(id, true)
@@ -141,22 +174,23 @@ func TestWritersOnAFillingDisk(t *testing.T) {
 					refused.Store(id, true)
 				default:
 					t.Error(err)
-					return
 				}
 			}
 		})
 	}
-	for range 5 {
-		release := fill(t, dir, 16<<10)
-		for before := count(&refused); count(&refused) < before+50; {
-			_ = l.Low()
-		}
-		release()
-		for before := count(&written); count(&written) < before+50; {
-			_ = l.Low()
+	next := 0
+	until := func(m *sync.Map) { // it holds 50 more
+		for before := count(m); count(m) < before+50 && !t.Failed(); next++ {
+			work <- fmt.Sprint(next)
 		}
 	}
-	close(stop)
+	for range 5 {
+		release := fill(t, dir, 16<<10)
+		until(&refused)
+		release()
+		until(&written)
+	}
+	close(work)
 	all.Wait()
 	mustClose(t, l)
 	mustVerify(t, c.Path)
@@ -166,7 +200,6 @@ func TestWritersOnAFillingDisk(t *testing.T) {
 	if n := count(&written); n != 0 {
 		t.Errorf("%d lines that were answered for are not there", n)
 	}
-	t.Logf("figure: %d writes were refused while the disk was full", count(&refused))
 }
 
 func count(m *sync.Map) (n int) {
