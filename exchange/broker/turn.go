@@ -47,7 +47,7 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 	case b.stopped:
 		v = unsent(user.Fail(user.Draining, "request %s was not sent", r.intent.RequestID))
 	case r.limit().Err() != nil:
-		r.advice = max(r.advice, b.breaker.until.Sub(time.Now()))
+		r.advice = max(r.advice, time.Until(b.breaker.until))
 		v = r.timeUp()
 	case r.phase == sending: // dispatch says so
 		return verdict{next: proceed}, true

@@ -79,7 +79,7 @@ type Config struct {
 	// uses, so that commits of what was received already go on when the disk is
 	// full; 0: none.
 	Reserve int64
-	Now     func() time.Time // nil: time.Now; for durations in the log only
+	Now     func() time.Time // nil: time.Now; for durations in the log, and how often a full disk is asked
 	Logger  *slog.Logger     // nil: discard
 }
 

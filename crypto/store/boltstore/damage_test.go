@@ -342,7 +342,7 @@ func FuzzDamage(f *testing.F) {
 			return
 		}
 		_, _ = db.Scan(t.Context(), store.Users, nil, 1000)
-		for k := range 100 {
+		for k := 0; k < 100; k += 9 {
 			_, _, _ = db.Get(t.Context(), store.Users, storetest.Key(k))
 			_ = db.Apply(t.Context(), store.Batch{Ops: []store.Op{{Table: store.Users, Key: storetest.Key(k), Expect: 1}}})
 		}

@@ -10,8 +10,7 @@ import (
 	"github.com/tokenvault/tokenvault/crypto/store"
 )
 
-// snapshotRows is how many rows are read before they are handed out, and the disk
-// and the context are looked at.
+// snapshotRows is how many rows are read before they are handed out.
 const snapshotRows = 256
 
 // snapshot is a store.Snapshot over one read transaction.
@@ -27,7 +26,8 @@ type snapshot struct {
 // Snapshot implements store.Driver. It fails with ErrFull when less than half of
 // the reserve is left: pages cannot be used again as long as it lasts.
 //
-// BUG: what is written meanwhile makes the file, and the list of free pages that
+// BUG: a visit that blocks is not ended, and the reserve may be used up while it
+// does. What is written meanwhile makes the file, and the list of free pages that
 // every commit writes, longer; the file does not become shorter afterwards.
 func (db *DB) Snapshot(ctx context.Context, visit func(store.Snapshot) error) error {
 	tx, err := db.beginDurable()
@@ -88,9 +88,6 @@ func (s *snapshot) Rows(t store.Table, visit func(store.Row) error) error {
 	}
 	var after *[32]byte
 	for {
-		if err := s.proceed(); err != nil {
-			return err
-		}
 		var rows []store.Row
 		err := guard(func() (err error) {
 			rows, err = scan(s.tx, name, after, snapshotRows)
@@ -100,6 +97,9 @@ func (s *snapshot) Rows(t store.Table, visit func(store.Row) error) error {
 			return err
 		}
 		for _, row := range rows {
+			if err := s.proceed(); err != nil {
+				return err
+			}
 			if err := visit(row); err != nil {
 				return err
 			}

@@ -237,13 +237,19 @@ func (w *walk) next() error {
 
 // get returns what is stored under key. The bytes are the file's.
 func (t tree) get(key []byte) (value []byte, flags uint32, found bool, err error) {
-	w, err := t.seek(key)
-	if err != nil {
-		return nil, 0, false, err
+	p := t.root
+	for depth := 1; !p.leaf; depth++ {
+		if depth == maxDepth {
+			return nil, 0, false, fmt.Errorf("%w: a tree deeper than %d pages", ErrDamaged, maxDepth)
+		}
+		if p, err = t.page(order.Uint64(p.element(p.search(key))[8:])); err != nil {
+			return nil, 0, false, err
+		}
 	}
-	k, value, flags, ok := w.current()
-	if !ok || !bytes.Equal(k, key) {
+	at := p.search(key)
+	if at == p.count || !bytes.Equal(p.key(at), key) {
 		return nil, 0, false, nil
 	}
+	value, flags = p.value(at)
 	return value, flags, true, nil
 }

@@ -236,7 +236,7 @@ func image(c content, failAfter int) store.Image {
 
 // load fills a store with what another has held, and goes on from there.
 func load(t *testing.T, open func() store.Driver) {
-	d := start(t, open)
+	d := open()
 	want := content{blob: "other keys", arrival: 41, rows: map[store.Table][]store.Row{
 		store.Sessions: {{Key: Key(7), Revision: 1, Value: []byte{}}},
 		store.Marks:    {{Key: Key(9), Revision: 1 << 40, Value: []byte("mark")}},
@@ -247,9 +247,10 @@ func load(t *testing.T, open func() store.Driver) {
 	if err := d.Load(t.Context(), image(content{rows: want.rows}, -1)); err == nil {
 		t.Fatal("an image without a keyring was loaded")
 	}
-	if err := d.Load(t.Context(), image(clone(want), -1)); err != nil {
+	if err := errors.Join(d.Load(t.Context(), image(clone(want), -1)), d.Close()); err != nil {
 		t.Fatal(err)
 	}
+	d = start(t, open)
 	same(t, contentOf(t, d), want)
 	if err := d.Load(t.Context(), image(want, -1)); err == nil {
 		t.Fatal("a store that is not empty was loaded")
