@@ -220,6 +220,17 @@ func handOut(s user.ClientSecret) user.ClientSecret {
 	return user.ClientSecret{Text: ownCopy(s.Text), Version: s.Version}
 }
 
+// accepted forgets that a version was refused, and reports whether it was.
+func (h *held) accepted(version int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was := h.refused != 0 && h.refused == version
+	if was {
+		h.refused = 0
+	}
+	return was
+}
+
 // instead returns a version to try instead of the refused one. The previous one
 // is offered for a refusal of the current one, and the current one for any
 // other, but not for a refusal of the previous one that was just offered:

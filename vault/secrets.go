@@ -148,6 +148,14 @@ func (s *Secrets) Refused(ctx context.Context, id user.ClientID, version int) (u
 	return other, ok, nil
 }
 
+// Accepted tells that Human API took a version of an app's secret: if it was
+// refused before, that is over.
+func (s *Secrets) Accepted(id user.ClientID, version int) {
+	if h, ok := s.apps[id]; ok && h.accepted(version) {
+		s.config.Logger.Info("client secret accepted by human api again", "client_id", string(id), "version", version)
+	}
+}
+
 // knownOutage is why Vault is known to be unreachable, nil when it is not.
 func (s *Secrets) knownOutage() error {
 	if c, ok := s.config.Client.(interface{ knownOutage() error }); ok {

@@ -95,6 +95,8 @@ type Secrets interface {
 	// Refused says that Human API refused that version, and asks for another
 	// one; false when there is nothing else to try.
 	Refused(ctx context.Context, app user.ClientID, version int) (user.ClientSecret, bool, error)
+	// Accepted says that Human API took that version. It returns at once.
+	Accepted(app user.ClientID, version int)
 }
 
 // Journal is the audit log, for what ends without a caller to answer.

@@ -26,6 +26,9 @@ func (b *Broker) withSecret(ctx context.Context, app user.ClientID, send func(us
 		tried = append(tried, secret.Version)
 		err := send(secret)
 		secret.Text.Wipe()
+		if err == nil {
+			b.cfg.Secrets.Accepted(app, secret.Version)
+		}
 		if err == nil || classOf(err) != exchange.Unauthorized || len(tried) == versionsTried {
 			return err, nil
 		}

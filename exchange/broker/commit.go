@@ -30,10 +30,15 @@ func (r *run) check(a exchange.Reply) user.Failure {
 	return ""
 }
 
-// accept checks an answer and commits it.
+// accept checks an answer and commits it. One that does not fit ends the exchange
+// for good; but after an attempt in doubt, whose tokens may be the user's at Human
+// API by now, it is no answer to what became of that.
 func (b *Broker) accept(r *run, a exchange.Reply) verdict {
 	defer a.AccessToken.Wipe()
-	if why := r.check(a); why != "" {
+	switch why := r.check(a); {
+	case why != "" && r.uncertain:
+		return indeterminate()
+	case why != "":
 		return rejected(why)
 	}
 	b.cfg.Step("checked")

@@ -360,6 +360,8 @@ func (v *vaultEntry) ClientSecret(ctx context.Context, _ user.ClientID) (user.Cl
 	return v.at(v.held), nil
 }
 
+func (v *vaultEntry) Accepted(user.ClientID, int) {}
+
 func (v *vaultEntry) Refused(_ context.Context, _ user.ClientID, version int) (user.ClientSecret, bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

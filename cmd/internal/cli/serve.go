@@ -39,6 +39,7 @@ func (p *program) serve() *cli.Command {
 			if err != nil {
 				return err
 			}
+			keep, drop := keeper(p.Env)
 			watchdog, err := sd.SdWatchdogEnabled(false)
 			if err != nil {
 				return fmt.Errorf("read the watchdog's interval: %w", err)
@@ -48,7 +49,7 @@ func (p *program) serve() *cli.Command {
 			defer end()
 			return daemon.Run(c.Context, daemon.Config{
 				Config: cfg, Version: buildInfo().Version, Listeners: inherited.sockets, Watchdog: watchdog, Logger: log,
-				Memory: inherited.memory, Keep: keeper(p.Env), Drop: restart.Drop, Now: testing.now, Step: testing.step,
+				Memory: inherited.memory, Keep: keep, Drop: drop, Now: testing.now, Step: testing.step,
 				Notify: func(state string) {
 					if _, err := sd.SdNotify(false, state); err != nil {
 						log.Warn("systemd was not told", "error", err)
@@ -80,12 +81,12 @@ func (i inherited) close() {
 	}
 }
 
-// keeper hands descriptors to systemd, where that runs us.
-func keeper(env func(string) string) func(string, *os.File) error {
+// keeper hands descriptors to systemd and takes them back, where that runs us.
+func keeper(env func(string) string) (keep func(string, *os.File) error, drop func(string) error) {
 	if env("NOTIFY_SOCKET") == "" {
-		return nil
+		return nil, nil
 	}
-	return restart.Keep
+	return restart.Keep, restart.Drop
 }
 
 // inherit takes what systemd passed, by name. Its order is random. What is no

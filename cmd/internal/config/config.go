@@ -162,9 +162,6 @@ func (c *Config) finish(o LoadOptions) {
 	}
 }
 
-// serviceAccountToken is where Kubernetes mounts a pod's own.
-const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-
 // loginDefaults are those that depend on the method.
 func (c *Config) loginDefaults() {
 	a := &c.Vault.Auth
@@ -172,7 +169,7 @@ func (c *Config) loginDefaults() {
 		a.Mount = a.Method
 	}
 	if a.Method == "kubernetes" && !c.said("vault.auth.jwt_file") {
-		a.JWTFile = serviceAccountToken
+		a.JWTFile = vault.ServiceAccountToken
 	}
 }
 

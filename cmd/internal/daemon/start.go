@@ -133,13 +133,10 @@ func (d *daemon) login(ctx context.Context) error {
 	if c, ok := d.memory.Load(); ok && d.loginAgain(ctx, c) {
 		return nil
 	}
-	err := d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
+	return d.insist(ctx, "log in at Vault", func(ctx context.Context) error {
+		defer d.remember(nil) // a wrapped secret id may be used up now, also when the rest failed
 		return named(d.source.Session.Login(ctx))
 	})
-	if err == nil {
-		d.remember(nil) // a wrapped secret id is used up now
-	}
-	return err
 }
 
 // named says of a step at Vault that it failed on the daemon's own credential. Any
@@ -162,7 +159,7 @@ func (d *daemon) unwrap(ctx context.Context) (*keyring.Keyring, error) {
 	err := d.insist(ctx, "unwrap the keys", func(ctx context.Context) (err error) {
 		c := keyring.Config{Blob: d.driver, Wrapper: d.source.Keys, Now: d.Now, TooOld: tooOld}
 		if d.recalled != nil {
-			c.Memory = &d.recalled.Keys
+			c.Memory, c.Away = &d.recalled.Keys, away
 		}
 		keys, err = keyring.Open(ctx, c)
 		if err == nil || !errors.Is(err, vault.ErrDenied) || d.source.Session == nil {
@@ -178,6 +175,8 @@ func (d *daemon) unwrap(ctx context.Context) (*keyring.Keyring, error) {
 	})
 	return keys, err
 }
+
+func away(err error) bool { return errors.Is(err, vault.ErrUnreachable) }
 
 func tooOld(err error) bool { return errors.Is(err, vault.ErrTooOld) }
 

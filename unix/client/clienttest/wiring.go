@@ -154,6 +154,8 @@ func (m memorySecrets) ClientSecret(_ context.Context, app user.ClientID) (user.
 	return user.ClientSecret{Text: secret.FromString(s), Version: 1}, nil
 }
 
+func (memorySecrets) Accepted(user.ClientID, int) {}
+
 func (m memorySecrets) Refused(context.Context, user.ClientID, int) (user.ClientSecret, bool, error) {
 	return user.ClientSecret{}, false, nil
 }
