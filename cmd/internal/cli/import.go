@@ -137,7 +137,7 @@ type importer struct {
 	in       *bufio.Reader
 	app      user.ClientID
 	answer   importAnswer
-	lines    []int // of the records of the last lot
+	lines    []int     // of the records of the last lot
 	progress io.Writer // nil: nobody looks
 	shown    time.Time
 }

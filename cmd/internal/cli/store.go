@@ -67,9 +67,8 @@ func (p *program) checkStore(c *cli.Context) (check api.StoreCheck, err error) {
 	if err != nil {
 		return check, err
 	}
-	o := p.offline(cfg)
-	o.Logger.Info("no daemon answers: reading the store itself", "path", cfg.Store.Path)
-	check, err = daemon.CheckOffline(c.Context, o)
+	fmt.Fprintf(p.Stderr, "note: no daemon answers: reading %s itself\n", cfg.Store.Path)
+	check, err = daemon.CheckOffline(c.Context, p.offline(cfg))
 	return check, p.withoutSystemd(c, cfg, err)
 }
 

@@ -37,9 +37,14 @@ func (p *program) loadOffline(c *cli.Context) (*config.Config, error) {
 	return cfg, err
 }
 
-// offline is what the functions of the daemon that do without it are given.
+// offline is what the functions of the daemon that do without it are given. What
+// they do well a command says itself.
 func (p *program) offline(cfg *config.Config) daemon.Config {
-	return daemon.Config{Config: cfg, Logger: daemon.NewLogger(p.Stderr, cfg.Log)}
+	log := cfg.Log
+	if log.Level == "info" {
+		log.Level = "warn"
+	}
+	return daemon.Config{Config: cfg, Logger: daemon.NewLogger(p.Stderr, log)}
 }
 
 // operatorToken finds the operator's token where Vault's own CLI does.

@@ -52,7 +52,7 @@ func (p *program) vaultSetup() *cli.Command {
 		flags: []cli.Flag{tokenFlag(), &cli.BoolFlag{Name: "apply", Usage: "change Vault"},
 			&cli.StringFlag{Name: "out", Usage: "write the credentials into `DIR` (default: where role_id_file is or, when systemd hands that over, where the configuration is)"},
 			&cli.StringFlag{Name: "role", Usage: "call the daemon's AppRole `NAME`", Value: "tokenvault"},
-			&cli.DurationFlag{Name: "wrap", Usage: "write a wrapping token that is good for `TTL`, such as 10m, instead of the secret id"}},
+			&cli.StringFlag{Name: "wrap", Usage: "write a wrapping token that is good for `TTL`, such as 10m, instead of the secret id"}},
 		prints: true,
 		run: func(c *cli.Context) error {
 			cfg, err := p.load(c)
@@ -61,34 +61,43 @@ func (p *program) vaultSetup() *cli.Command {
 			}
 			files := credentialFiles(c.String("out"), cfg)
 			method := cfg.Vault.Auth.Method
-			if wrap := c.Duration("wrap"); c.IsSet("wrap") && (wrap < time.Second || method != "approle") {
-				return usagef("--wrap wants at least 1s, and vault.auth.method approle")
+			var wrap time.Duration
+			if text := c.String("wrap"); text != "" {
+				if wrap, err = time.ParseDuration(text); err != nil || wrap < time.Second || method != "approle" {
+					return usagef("--wrap wants a duration such as 10m, at least 1s, and vault.auth.method approle")
+				}
 			}
 			if c.Bool("apply") && method == "approle" {
 				if err := files.free(); err != nil {
 					return err
 				}
 			}
-			return p.setup(c, cfg, files)
+			return p.setup(c, cfg, setupPlan{files, wrap})
 		},
 	})
 }
 
-func (p *program) setup(c *cli.Context, cfg *config.Config, files credentials) error {
+// setupPlan is what vault setup writes, and how.
+type setupPlan struct {
+	files credentials
+	wrap  time.Duration // 0: the secret id is written as it is
+}
+
+func (p *program) setup(c *cli.Context, cfg *config.Config, plan setupPlan) error {
 	operator, err := p.operator(c)
 	if err != nil {
 		return err
 	}
 	apply := c.Bool("apply")
-	r, err := operator.Setup(c.Context, vault.SetupConfig{Role: c.String("role"), Apply: apply, Wrap: c.Duration("wrap")})
+	r, err := operator.Setup(c.Context, vault.SetupConfig{Role: c.String("role"), Apply: apply, Wrap: plan.wrap})
 	defer r.SecretID.Wipe()
 	answer := setupAnswer{Applied: apply && err == nil, RoleID: r.RoleID, Steps: []stepAnswer{}, Wrapped: r.WrapTTL > 0, WrapTTL: int(r.WrapTTL / time.Second)}
 	for _, s := range r.Steps {
 		answer.Steps = append(answer.Steps, stepAnswer{What: s.What, Done: s.Done, Needed: s.Needed})
 	}
 	if err == nil && apply && r.RoleID != "" {
-		answer.Files = []string{files.roleID, files.secretID}
-		err = files.write(r.RoleID, r.SecretID)
+		answer.Files = []string{plan.files.roleID, plan.files.secretID}
+		err = plan.files.write(r.RoleID, r.SecretID)
 	}
 	printed := p.answer(c, answer, func(w io.Writer) { printSetup(w, answer) })
 	if err != nil {
