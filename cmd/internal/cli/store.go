@@ -94,7 +94,7 @@ func (p *program) withoutSystemd(c *cli.Context, cfg *config.Config, err error) 
 	case errors.Is(err, fs.ErrPermission):
 		return advise(err, "be root, or chown the file to the daemon's user and be that user (under systemd LoadCredential= hands it over)", instead)
 	}
-	return err
+	return advise(err, "be the user whose the file is, such as the daemon's", instead)
 }
 
 func printStoreCheck(w io.Writer, check api.StoreCheck) {
