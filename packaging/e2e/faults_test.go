@@ -12,13 +12,19 @@ import (
 )
 
 // The fault table. Each row is one condition of a real part, and says what a
-// caller, the store and health make of it; packaging/doc/reliability.md has it.
+// caller, the store and health make of it; packaging/doc/reliability.md has each, or
+// the test fails.
 //
 //	condition | status and code | outcome | what is stored | what health says
 type faultRow struct{ name, answer, outcome, stored, health string }
 
 func (r faultRow) print(t testing.TB, group string) {
-	t.Logf("figure: | %s: %s | %s | %s | %s | %s |", group, r.name, r.answer, r.outcome, r.stored, r.health)
+	t.Helper()
+	row := fmt.Sprintf("| %s: %s | %s | %s | %s | %s |", group, r.name, r.answer, r.outcome, r.stored, r.health)
+	t.Log("figure: " + row)
+	if !t.Failed() {
+		documented(t, row, group)
+	}
 }
 
 // differs says how what was seen is not what the row promises.
