@@ -20,11 +20,12 @@ type faultRow struct{ name, answer, outcome, stored, health string }
 
 func (r faultRow) print(t testing.TB, group string) {
 	t.Helper()
-	row := fmt.Sprintf("| %s: %s | %s | %s | %s | %s |", group, r.name, r.answer, r.outcome, r.stored, r.health)
-	t.Log("figure: " + row)
-	if !t.Failed() {
-		documented(t, row, group)
-	}
+	t.Log("figure: " + r.line(group))
+	r.documented(t, group)
+}
+
+func (r faultRow) line(group string) string {
+	return fmt.Sprintf("| %s: %s | %s | %s | %s | %s |", group, r.name, r.answer, r.outcome, r.stored, r.health)
 }
 
 // differs says how what was seen is not what the row promises.

@@ -138,8 +138,6 @@ func (d *daemon) confirm(ctx context.Context, s *services) error {
 
 // transit wraps keys anew that Vault would open no longer. They are in memory
 // now; at the next start it would be too late.
-//
-// BUG: that the Transit key was deleted is not told; the next start finds out.
 func (d *daemon) transit(ctx context.Context, s *services) error {
 	if d.source.Session == nil {
 		return nil
