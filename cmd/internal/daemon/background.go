@@ -17,7 +17,7 @@ import (
 const (
 	sweepEvery = time.Minute            // between two walks over finished sessions
 	sweepPause = 100 * time.Millisecond // between two steps of a walk
-	staleEvery = 2 * time.Second        // between two looks at Vault's last word, at most; asks nobody
+	staleEvery = 500 * time.Millisecond // between two looks at Vault's last word, at most; asks nobody
 	lackEvery  = 10 * time.Second       // between two questions for rights that were missing
 )
 
