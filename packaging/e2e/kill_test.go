@@ -143,6 +143,7 @@ func (k *killing) begin(mode humanapitest.Mode) {
 	k.addUsers(1)
 	for _, o := range k.users {
 		o.cut = false
+		k.up.note(o.key(), "", fmt.Sprintf("is the mark of round %s", mode))
 	}
 }
 
@@ -229,6 +230,7 @@ func (k *killing) judge(e event, a answer, repeat bool) {
 		return
 	}
 	p := k.public(a)
+	k.up.note(e.of.key(), e.sessionToken, fmt.Sprintf("answered (repeat: %v)", repeat))
 	issue, ok := k.up.issue(p.PublicToken)
 	own, posted := k.up.lastOf(e.sessionToken)
 	switch {
@@ -253,6 +255,7 @@ func (k *killing) judge(e event, a answer, repeat bool) {
 // may be told that nobody knows.
 func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 	code := a.field(k.t, "error")
+	k.up.note(e.of.key(), e.sessionToken, fmt.Sprintf("answered %s (repeat: %v)", code, repeat))
 	switch {
 	case code == "rate_limited" && !repeat:
 		if k.up.posts(e.sessionToken) != 0 {
@@ -263,7 +266,7 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.figures.rejected++
-	case code == "indeterminate" && repeat && k.mode == humanapitest.OneTime:
+	case code == "indeterminate" && repeat && (k.mode == humanapitest.OneTime || k.up.wronged(e.sessionToken)):
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.figures.told++
@@ -336,7 +339,7 @@ func (k *killing) checkUsers() {
 			continue
 		}
 		k.figures.doubted++
-		if k.mode != humanapitest.OneTime || !o.cut {
+		if !o.cut || k.mode != humanapitest.OneTime && !k.up.wronged(o.key()) {
 			k.t.Errorf("a user is in doubt without a reason (cut off: %v)", o.cut)
 		}
 	}
@@ -387,11 +390,11 @@ func (k *killing) checkUser(o *owner, private rootCaller) {
 	case known && issue.owner != o.key() || !known && (u.PublicToken != o.first && u.PublicToken != "" || !doubt):
 		k.t.Error("mixed up: the stored publicToken was never this user's")
 	case issue.order < o.acked:
-		k.t.Errorf("lost: issue %d was acknowledged, %d is stored, in doubt: %v", o.acked, issue.order, doubt)
+		k.t.Errorf("lost: issue %d was acknowledged, %d is stored, in doubt: %v; what happened: %s", o.acked, issue.order, doubt, k.up.tale(o.key()))
 	case doubt != (u.State == "indeterminate"):
 		k.t.Errorf("the list of users in doubt and the state %q disagree", u.State)
 	case !doubt && issue.order != last.order:
-		k.t.Errorf("lost: issue %d took effect, %d is stored, and nobody is told", last.order, issue.order)
+		k.t.Errorf("lost: issue %d took effect, %d is stored, and nobody is told; what happened: %s", last.order, issue.order, k.up.tale(o.key()))
 	}
 	k.checkAccess(o, private, u.State, issue)
 }

@@ -98,25 +98,32 @@ func newWorld(t testing.TB, o options) *world {
 // prepareWorld stops before Vault is set up.
 func prepareWorld(t testing.TB, o options) *world {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "tv")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	must(t, os.Chmod(dir, 0o755))
-	w := &world{t: t, dir: dir, config: filepath.Join(dir, "tokenvault.toml")}
+	w := &world{t: t}
 	if o.storage {
 		w.vault = vaulttest.StartStorage(t)
 	} else {
 		w.vault = vaulttest.Start(t)
 	}
 	w.sim = humanapitest.Start(t, humanapitest.Config{Apps: map[string]string{shop: shopSecret, club: clubSecret}, Mode: o.mode})
-	for _, d := range []string{"state", "log", "run"} {
-		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
-		must(t, os.Chown(filepath.Join(dir, d), daemonUID, daemonUID))
-	}
-	must(t, os.Chmod(filepath.Join(dir, "state"), 0o700))
-	w.write("operator-token", w.vault.RootToken, 0, 0o600)
-	must(t, os.WriteFile(w.config, []byte(w.toml(o)), 0o644))
+	w.place(o)
 	return w
+}
+
+// place makes the directories, and the configuration.
+func (w *world) place(o options) {
+	w.t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "tv")
+	must(w.t, err)
+	w.t.Cleanup(func() { must(w.t, os.RemoveAll(dir)) })
+	must(w.t, os.Chmod(dir, 0o755))
+	w.dir, w.config = dir, filepath.Join(dir, "tokenvault.toml")
+	for _, d := range []string{"state", "log", "run"} {
+		must(w.t, os.Mkdir(filepath.Join(dir, d), 0o755))
+		must(w.t, os.Chown(filepath.Join(dir, d), daemonUID, daemonUID))
+	}
+	must(w.t, os.Chmod(filepath.Join(dir, "state"), 0o700))
+	w.write("operator-token", w.vault.RootToken, 0, 0o600)
+	must(w.t, os.WriteFile(w.config, []byte(w.toml(o)), 0o644))
 }
 
 func (w *world) toml(o options) string {
