@@ -63,7 +63,7 @@ func (w *world) vaultRows(t *testing.T, rows []vaultRow) {
 
 // toldNoSecret reads what the daemon has logged.
 func (w *world) toldNoSecret(t *testing.T) {
-	log := w.logTail()
+	log := w.read("daemon.log")
 	for _, marker := range []string{shopSecret, clubSecret, "hvs."} {
 		if strings.Contains(log, marker) {
 			t.Error("the daemon's log holds a secret")
