@@ -57,7 +57,7 @@ func TestVaultOutage(t *testing.T) {
 }
 
 // vaultReturns measures from the moment when Vault serves.
-func (l *load) vaultReturns() {
+func (l *outageLoad) vaultReturns() {
 	w, t := l.w, l.w.t
 	w.vault.Restart()
 	back := time.Now()
@@ -76,7 +76,7 @@ func (l *load) vaultReturns() {
 }
 
 // refused: the operator takes the way in away, and then the token.
-func (l *load) refused() {
+func (l *outageLoad) refused() {
 	w, t := l.w, l.w.t
 	w.vault.Must("DELETE", daemonRole, nil)
 	w.revokeTokens()
@@ -94,9 +94,9 @@ func (l *load) refused() {
 	seen.onlyLookups(t, "503 secret_unavailable")
 }
 
-// load is callers of three kinds who never stop: they exchange for new users, read
+// outageLoad is callers of three kinds who never stop: they exchange for new users, read
 // access tokens of known ones, and look those up and repeat their exchanges.
-type load struct {
+type outageLoad struct {
 	w     *world
 	known []sto
 	stop  chan struct{}
@@ -143,8 +143,8 @@ func (s seen) onlyLookups(t testing.TB, answer string) {
 	}
 }
 
-func startLoad(w *world) *load {
-	l := &load{w: w, stop: make(chan struct{}), seen: newSeen()}
+func startLoad(w *world) *outageLoad {
+	l := &outageLoad{w: w, stop: make(chan struct{}), seen: newSeen()}
 	for range outageCallers {
 		l.known = append(l.known, w.connected())
 	}
@@ -168,7 +168,7 @@ func startLoad(w *world) *load {
 }
 
 // caller asks again and again, a little apart: it is not a benchmark.
-func (l *load) caller(kind int, ask func()) {
+func (l *outageLoad) caller(kind int, ask func()) {
 	l.all.Go(func() {
 		for {
 			ask()
@@ -182,7 +182,7 @@ func (l *load) caller(kind int, ask func()) {
 	})
 }
 
-func (l *load) ask(root rootCaller, method, path, body string, count func(seen) map[string]int) {
+func (l *outageLoad) ask(root rootCaller, method, path, body string, count func(seen) map[string]int) {
 	a, err := root.try(method, path, body)
 	word := "no answer"
 	if err == nil {
@@ -203,7 +203,7 @@ func (a answer) word() string {
 }
 
 // forget begins to count anew, and returns what was seen.
-func (l *load) forget() seen {
+func (l *outageLoad) forget() seen {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was := l.seen
@@ -212,7 +212,7 @@ func (l *load) forget() seen {
 }
 
 // turn waits until every kind of caller has been answered several times.
-func (l *load) turn() {
+func (l *outageLoad) turn() {
 	l.w.t.Helper()
 	var from [3]int64
 	for kind := range l.turns {
@@ -230,7 +230,7 @@ func (l *load) turn() {
 }
 
 // await waits until exchanges and access tokens are answered so, and not otherwise.
-func (l *load) await(answer string, within time.Duration) {
+func (l *outageLoad) await(answer string, within time.Duration) {
 	l.w.t.Helper()
 	for limit := time.Now().Add(within); ; {
 		l.forget()
@@ -245,7 +245,7 @@ func (l *load) await(answer string, within time.Duration) {
 	}
 }
 
-func (l *load) end() {
+func (l *outageLoad) end() {
 	close(l.stop)
 	l.all.Wait()
 }
