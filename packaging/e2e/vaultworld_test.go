@@ -67,6 +67,7 @@ func (w *world) vaultRow(t *testing.T, r vaultRow) {
 		t.Errorf("in the end there is stored: %s", stored)
 	}
 	t.Logf("figure: | Vault: %s | %s | %s | %s | %s | %s |", r.name, r.answer, r.outcome, r.stored, r.health, then)
+	r.documented(t, "Vault")
 }
 
 func (r vaultRow) outcomeName() string {
