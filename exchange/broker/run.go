@@ -24,7 +24,7 @@ const (
 	opening   phase = iota // asking the store whether the session is known; in no line
 	beginning              // has a place in the user's line; the intent is being written
 	waiting                // the intent is durable; wants the user's turn
-	sending                // has the turn: on the wire, or the answer is being committed for the first time
+	sending                // has the turn: on the wire, or the end is being made durable for the first time
 	pausing                // between two attempts; the turn is free
 	holding                // the end is known and is (still) being made durable; the turn is free
 	settled                // done is closed

@@ -97,12 +97,14 @@ func (b *Broker) freeSlotLocked(r *run) {
 }
 
 // freeTurn gives the user's turn to whoever is next, unless r still needs it: a
-// commit that is overtaken by the next exchange's would end as superseded.
+// commit that is overtaken by the next exchange's would end as superseded, and an
+// end that is not durable when the next one is sent would, after a crash, have r
+// sent behind it.
 func (b *Broker) freeTurn(r *run, v verdict) {
 	switch v.next {
 	case retry:
 		b.enter(r, pausing)
-	case finish, keep:
+	case keep:
 		b.enter(r, holding)
 	}
 }

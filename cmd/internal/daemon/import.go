@@ -66,7 +66,7 @@ func (o *offline) anchorNew(ctx context.Context, driver *boltstore.DB, before st
 		return fmt.Errorf("read the rollback anchor: %w", err)
 	}
 	if !before.isNew() {
-		return errors.New("Vault has no rollback anchor for this store: start the daemon, and see tokenvault status")
+		return errors.New("no rollback anchor is in Vault for this store: start the daemon, and see tokenvault status")
 	}
 	a, err := o.anchorOf(ctx, driver)
 	if err != nil {
