@@ -108,6 +108,21 @@ func (d *daemon) vaultSays() error {
 	return nil
 }
 
+// recorded is the store as the broker sees it: nothing new is begun while the
+// audit log lives on its reserve, which is for lookups, and for the outcomes of
+// what was begun.
+type recorded struct {
+	users
+	audit *audit.Log
+}
+
+func (r recorded) Begin(ctx context.Context, in user.Intent) (user.Intent, error) {
+	if err := r.audit.Low(); err != nil {
+		return user.Intent{}, user.Fail(user.AuditUnavailable, "begin nothing new: %w", err)
+	}
+	return r.users.Begin(ctx, in)
+}
+
 // users is the store as server and broker may see it: private parts, and exchanges
 // that make some, only while their keys may be used.
 type users struct {
