@@ -230,7 +230,7 @@ func New(c Config) (*Broker, error) {
 		slots: make(chan struct{}, resumeSlots), repairs: make(chan struct{}, repairSlots),
 		running: map[sessionName]*run{}, lines: map[userName]*line{}, byRule: map[string]int{},
 		outcomes: map[user.Outcome]uint64{}, wires: map[user.ClientID]*wire{},
-		breaker: newBreaker(c.Breaker), garbage: garbage{empty: map[claim]time.Time{}},
+		breaker: newBreaker(c.Breaker), garbage: garbage{empty: map[claim]time.Time{}, failed: map[claim]bool{}},
 	}
 	b.life, b.endLife = context.WithCancel(context.Background())
 	return b, nil

@@ -59,6 +59,7 @@ type run struct {
 	slotted   bool // has one of Broker.slots, which a resumed one needs to send
 	counted   bool // in Broker.begun and byRule
 	charged   bool // in Broker.garbage, under claim
+	displaced bool // has lost its place, and ends as unsent
 	berth     berth
 	waiters   int // callers that wait
 	line      *line
@@ -223,7 +224,10 @@ func (b *Broker) settle(r *run, outcome user.Outcome, result user.Result, err er
 		b.outcomes[outcome]++
 	}
 	delete(b.running, r.name)
-	if r.charged && !isGarbage(outcome, err) {
+	switch {
+	case r.charged && isGarbage(outcome, err):
+		b.garbage.blame(r.claim)
+	case r.charged:
 		b.garbage.giveBack(r.claim, time.Now())
 	}
 	b.leaveLine(r)

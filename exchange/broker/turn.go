@@ -46,6 +46,8 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 		v = pending(r)
 	case b.stopped:
 		v = unsent(user.Fail(user.Draining, "request %s was not sent", r.intent.RequestID))
+	case r.displaced:
+		v = unsent(&user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry, Err: errDisplaced})
 	case r.limit().Err() != nil:
 		r.advice = max(r.advice, time.Until(b.breaker.until))
 		v = r.timeUp()

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,11 +24,17 @@ const (
 	// hotUsers get half of all finish events, so that several of one user are
 	// under way at a time.
 	hotUsers = 24
+	// repeatKnown is how many answered finish events come once more after a kill.
+	repeatKnown = 8
 )
 
 // kill -9 at random moments under load: what was answered is there, what took
 // effect at Human API is there or reported, and nobody's tokens are another's.
 func TestKill(t *testing.T) {
+	if rounds, err := strconv.Atoi(os.Getenv(mutantRounds)); err == nil {
+		killInRounds(t, rounds)
+		return
+	}
 	if os.Getenv("TOKENVAULT_TEST_LONG") == "" {
 		killInRounds(t, killRounds)
 		return
@@ -74,6 +81,7 @@ type killing struct {
 	client rootCaller
 
 	mu      sync.Mutex // of what callers change
+	known   []event    // answered last, repeated after the kill
 	ids     map[string]bool
 	figures struct{ kills, answered, cut, repeated, told, doubted, rejected int }
 }
@@ -237,7 +245,7 @@ func (k *killing) judge(e event, a answer, repeat bool) {
 	case !ok || issue.owner != e.of.key() || p.HumanID != e.of.human || p.ClientID != e.of.clientID || p.ClientUserID != e.of.clientUser:
 		k.t.Error("mixed up: an answer is not about its user")
 	case !posted || issue.order < own.order && !repeat:
-		k.t.Error("an answer is older than its finish event")
+		k.t.Error("mixed up: an answer is older than its finish event")
 	}
 	k.up.acknowledged(e.sessionToken)
 	e.of.mu.Lock()
@@ -248,7 +256,9 @@ func (k *killing) judge(e event, a answer, repeat bool) {
 	k.ids[a.header.Get("X-Request-Id")] = true
 	if k.figures.answered++; repeat {
 		k.figures.repeated++
+		return
 	}
+	k.known = append(k.known[max(0, len(k.known)-repeatKnown+1):], e)
 }
 
 // judgeRefusal: the user's line may be full, and who repeats what was cut off
@@ -275,13 +285,18 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 	}
 }
 
-// repeat sends half of what was cut off again, as a patient caller does.
+// repeat sends half of what was cut off again, as a patient caller does, and
+// some of what was answered, as a forgetful one does.
 func (k *killing) repeat(left []event) {
 	var callers sync.WaitGroup
+	again := k.known
+	k.known = nil
 	for i, e := range left {
-		if i%2 == 0 {
-			continue
+		if i%2 == 1 {
+			again = append(again, e)
 		}
+	}
+	for _, e := range again {
 		callers.Go(func() {
 			a, err := k.client.try("POST", tokens, e.json(), jsonType)
 			if err != nil {

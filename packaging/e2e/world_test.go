@@ -50,6 +50,8 @@ type world struct {
 	// product.
 	binary string
 	env    []string
+	// life is whose end kills the daemon; nil: t's.
+	life testing.TB
 }
 
 // options of a world. The zero value is a good one.
@@ -269,7 +271,11 @@ func (w *world) start(wrap ...string) {
 	p := &process{cmd: cmd, log: log.Name(), done: make(chan struct{})}
 	go func() { p.err = cmd.Wait(); close(p.done) }()
 	w.daemon = p
-	w.t.Cleanup(func() { p.end() })
+	life := w.t
+	if w.life != nil {
+		life = w.life
+	}
+	life.Cleanup(func() { p.end() })
 }
 
 func asUser(uid uint32, groups ...uint32) *syscall.SysProcAttr {

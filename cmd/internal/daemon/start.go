@@ -258,7 +258,7 @@ func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, e
 		apps[user.ClientID(a.ClientID)] = broker.App{Name: a.Name, RequireClientUserID: a.RequireClientUserID}
 	}
 	s.broker, err = broker.New(broker.Config{
-		Store: s.store, Upstream: d.upstream, Secrets: d.secrets, Journal: s.audit, Apps: apps,
+		Store: recorded{users{s.store, d}, s.audit}, Upstream: d.upstream, Secrets: d.secrets, Journal: s.audit, Apps: apps,
 		Incarnation: keys.Incarnation(), Deadline: d.cfg.Exchange.Deadline.Std(), GiveUp: d.cfg.Exchange.GiveUp.Std(),
 		Now: d.Now, Logger: d.log, Step: d.Step,
 	})
