@@ -79,3 +79,12 @@ func TestBehind(t *testing.T) {
 		t.Errorf("a log that cannot be read is not said: %v", err)
 	}
 }
+
+// The kernel takes any bytes as the machine's name, and an anchor does not.
+func TestHost(t *testing.T) {
+	for name, want := range map[string]string{"shop-1.internal": "shop-1.internal", "bücher\n": "b?cher?", "\xff": "?"} {
+		if got := printableASCII(name); got != want {
+			t.Errorf("%q became %q, want %q", name, got, want)
+		}
+	}
+}

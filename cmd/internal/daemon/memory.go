@@ -12,15 +12,23 @@ import (
 )
 
 const (
-	rememberEvery  = 5 * time.Second  // between two savings of what a restart needs
-	reconnectEvery = time.Second      // between two looks whether Vault is back; asks nobody
-	transitEvery   = 15 * time.Minute // between two looks at the Transit key
+	rememberEvery  = 5 * time.Second // between two savings of what a restart needs
+	reconnectEvery = time.Second     // between two looks whether Vault is back; asks nobody
+	// reconnectAtMost is the pause, doubled each time, when Vault is back and does
+	// not confirm: that asks, and may have to wait for the operator.
+	reconnectAtMost = time.Minute
+	transitEvery    = 15 * time.Minute // between two looks at the Transit key
 )
 
 // loginAgain takes up the session of an earlier life. Vault is asked about it
 // first: when it answers, nothing but the token is used of what was remembered.
 func (d *daemon) loginAgain(ctx context.Context, c restart.Contents) (ok bool) {
 	session := d.source.Session
+	defer func() {
+		if d.recalled == nil {
+			c.Wipe()
+		}
+	}()
 	if err := session.Recall(c.Vault); err != nil {
 		d.log.Warn("what was remembered cannot be used", "error", err)
 		return false
@@ -88,20 +96,23 @@ func (d *daemon) reconnect(ctx context.Context, s *services) error {
 	if d.recalled == nil {
 		return nil
 	}
-	for wait(ctx, reconnectEvery) {
+	for pause := reconnectEvery; wait(ctx, pause); {
 		status := d.source.Session.Status()
 		if status.Denied {
 			continue // staleness wipes
 		}
 		if !status.Reachable {
+			pause = reconnectEvery
 			continue
 		}
 		switch err := d.confirm(ctx, s); {
 		case err == nil:
 			d.log.Info("vault has confirmed what was remembered")
-			d.recalled.Wipe()
 			return nil
 		case isVaults(err):
+			if !errors.Is(err, vault.ErrUnreachable) {
+				pause = min(2*pause, reconnectAtMost)
+			}
 			d.log.Warn("vault has not confirmed what was remembered", "error", err)
 		case ctx.Err() == nil:
 			return fmt.Errorf("confirm what was remembered: %w", err)

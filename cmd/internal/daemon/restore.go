@@ -162,10 +162,9 @@ func (o *offline) anchorOf(ctx context.Context, driver *boltstore.DB) (vault.Anc
 	if o.Now != nil {
 		now = o.Now
 	}
-	host, _ := os.Hostname() // for people alone
 	return vault.Anchor{
 		StoreID: hex.EncodeToString(info.StoreID[:]), Incarnation: info.Incarnation, Generation: info.Generation,
-		KeyringDigest: hex.EncodeToString(info.Digest[:]), Time: now().UTC().Truncate(time.Second), Host: host,
+		KeyringDigest: hex.EncodeToString(info.Digest[:]), Time: now().UTC().Truncate(time.Second), Host: host(),
 	}, nil
 }
 

@@ -58,6 +58,9 @@ func (d *daemon) start(ctx, background context.Context, work *errgroup.Group) er
 		return err
 	}
 	s, err := d.assemble(ctx, incarnation)
+	if d.recalled != nil {
+		d.recalled.Wipe() // who took of it has copies, which max_stale and Vault's no wipe
+	}
 	if err != nil {
 		return err
 	}
@@ -214,6 +217,9 @@ func (d *daemon) insist(ctx context.Context, what string, step func(context.Cont
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if errors.Is(err, vault.ErrDenied) {
+			d.remember(nil) // no later start goes by the keys and secrets of before
 		}
 		d.waiting(what, err)
 		select {
