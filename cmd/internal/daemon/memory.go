@@ -135,7 +135,7 @@ func (d *daemon) confirm(ctx context.Context, s *services) error {
 		}
 		found := err == nil
 		if !found || content.StoreID != now.StoreID || content.Incarnation > now.Incarnation ||
-			content.Generation > now.Generation || content.Incarnation == now.Incarnation && content.StorePosition > now.StorePosition {
+			content.Incarnation == now.Incarnation && (content.Generation > now.Generation || content.StorePosition > now.StorePosition) {
 			return errors.New("the anchor in Vault names another or a later store than the remembered one")
 		}
 		d.setAnchored(anchor{content: content, version: version, found: true})
