@@ -50,6 +50,8 @@ type world struct {
 	// product.
 	binary string
 	env    []string
+	// sockets are what it inherits, from descriptor 3 on.
+	sockets []*os.File
 }
 
 // options of a world. The zero value is a good one.
@@ -255,7 +257,7 @@ func (w *world) start(wrap ...string) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, w.env...)
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, w.sockets
 	cmd.SysProcAttr = asUser(daemonUID, publicGID, privateGID, adminGID)
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	must(w.t, cmd.Start())
