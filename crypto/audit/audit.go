@@ -120,6 +120,7 @@ type Log struct {
 	rotateAt    int64
 	buf         []byte
 	reserve     reserve
+	refused     error // why the last line could not be written; nil when it was
 
 	group group
 
@@ -203,6 +204,7 @@ func (l *Log) append(b []byte) error {
 	if n, err := l.f.Write(b); err != nil {
 		return l.unwritten(n, err)
 	}
+	l.refused = nil
 	l.size += int64(len(b))
 	l.seq++
 	l.head = hash
@@ -221,7 +223,8 @@ func (l *Log) unwritten(n int, err error) error {
 	if cerr := l.clean(); cerr != nil {
 		return cerr
 	}
-	return fmt.Errorf("%w: write: %w", ErrUnavailable, asFull(err))
+	l.refused = fmt.Errorf("%w: write: %w", ErrUnavailable, asFull(err))
+	return l.refused
 }
 
 // usable reports why no line can be written. The caller holds mu.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -266,6 +267,29 @@ func TestNothingCanBeAllocatedAhead(t *testing.T) {
 	}
 	mustClose(t, l)
 	mustVerify(t, c.Path)
+}
+
+// A file system that became read-only while the log was open: Low says so, until a
+// line can be written.
+func TestTurnsReadOnly(t *testing.T) {
+	dir := image(t, 8<<20)
+	command(t, "mount", "-o", "remount,errors=remount-ro", dir)
+	l, _ := reserved(t, dir, 64<<10)
+	mustWrite(t, l, lookup("r1"))
+	if err := l.Low(); err != nil {
+		t.Fatal(err)
+	}
+	device := filepath.Base(strings.TrimSpace(command(t, "findmnt", "-n", "-o", "SOURCE", dir)))
+	if err := os.WriteFile("/sys/fs/ext4/"+device+"/trigger_fs_error", []byte("a test"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Write(lookup("r2")); !errors.Is(err, syscall.EROFS) {
+		t.Fatal(err)
+	}
+	if err := l.Low(); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("low: %v", err)
+	}
+	_ = l.Close() // its last checkpoint has no place
 }
 
 func TestReadOnly(t *testing.T) {

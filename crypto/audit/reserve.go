@@ -35,11 +35,17 @@ type reserve struct {
 // Where the file system cannot allocate ahead (EOPNOTSUPP: NFS before 4.2, ext2, any
 // system but Linux) nothing is held back, Status.Reserve is 0, and Low says only
 // whether less than Config.Reserve is free.
+//
+// While the last line could not be written for any other reason (a file system that
+// became read-only), Low says that, until one can.
 func (l *Log) Low() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if r := &l.reserve; !l.closed && (r.low != nil || r.bare) && r.wait() <= 0 {
 		l.retry()
+	}
+	if l.reserve.low == nil && !full(l.refused) {
+		return l.refused
 	}
 	return l.reserve.low
 }

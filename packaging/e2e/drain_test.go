@@ -156,17 +156,17 @@ func (w *world) awaitWaiting(n int) {
 	w.t.Fatalf("no %d exchanges are waiting", n)
 }
 
-// load is callers that exchange for users of their own until the daemon goes.
-type load struct {
+// crowd is callers that exchange for users of their own until the daemon goes.
+type crowd struct {
 	done, draining, refused atomic.Int64
 	callers                 sync.WaitGroup
 }
 
-func (l *load) wait() { l.callers.Wait() }
+func (l *crowd) wait() { l.callers.Wait() }
 
 // drainLoad runs 16 callers, and returns when they are at work.
-func (w *world) drainLoad(c rootCaller) *load {
-	l := &load{}
+func (w *world) drainLoad(c rootCaller) *crowd {
+	l := &crowd{}
 	working := make(chan struct{}, 1<<10)
 	for range 16 {
 		human := w.sim.NewHumanID()

@@ -209,6 +209,10 @@ func (w *world) healthText() string {
 	defer root.http.CloseIdleConnections()
 	var h health
 	must(w.t, json.Unmarshal([]byte(root.do("GET", "/v1/health", "").body), &h))
+	return h.words()
+}
+
+func (h health) words() string {
 	text := "not ready"
 	if h.Ready {
 		text = "ready"

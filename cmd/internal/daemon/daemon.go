@@ -180,10 +180,20 @@ func (d *daemon) run(ctx context.Context) error {
 }
 
 // drain waits for what the broker has on the wire. The server drains at the same
-// time and has as long.
+// time and has as long. A store that is broken takes nothing of it any more: then
+// nothing is waited for, and the next start repeats what was cut off.
 func (d *daemon) drain(up <-chan struct{}) {
 	limited, cancel := context.WithTimeout(context.Background(), d.cfg.DrainTimeout.Std())
+	var watch sync.WaitGroup
+	defer watch.Wait()
 	defer cancel()
+	watch.Go(func() {
+		select {
+		case <-d.driver.Failed():
+			cancel()
+		case <-limited.Done():
+		}
+	})
 	<-up // from here on the services are there, or will not come
 	s := d.open()
 	if s == nil {

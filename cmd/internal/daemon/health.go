@@ -111,7 +111,7 @@ const (
 	briefRules         = "the rules on disk were not loaded: see tokenvault status"
 	briefRollback      = "the store is not at or ahead of its rollback anchor"
 	briefAnchor        = "the rollback anchor is not up to date"
-	briefDisk          = "the disk is nearly full"
+	briefDisk          = "the disk is nearly full, or takes no more"
 )
 
 func brief(err error) string {

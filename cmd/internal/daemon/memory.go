@@ -136,13 +136,15 @@ func (d *daemon) confirm(ctx context.Context, s *services) error {
 	return nil
 }
 
-// transit wraps keys anew that Vault would open no longer. They are in memory
-// now; at the next start it would be too late.
+// transit looks for what only the next start would find, when it would be too late:
+// it wraps keys anew that Vault would open no longer, as long as they are in memory,
+// and says which rights are gone.
 func (d *daemon) transit(ctx context.Context, s *services) error {
 	if d.source.Session == nil {
 		return nil
 	}
 	for pause := rememberEvery; wait(ctx, pause); pause = transitEvery {
+		d.rights(ctx) // what only a restart needs may have been taken away, too
 		state, err := d.source.Session.TransitState(ctx)
 		if err != nil {
 			continue // what is wrong with Vault, the status says
