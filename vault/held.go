@@ -58,12 +58,13 @@ func (h *held) due(now time.Time, c SecretsConfig) bool {
 	return h.tried.IsZero() || now.Sub(h.tried) >= gap
 }
 
-// wanted reports whether Run should read the entry: it is in use, or was not
-// confirmed for half of MaxStale.
+// wanted reports whether Run should read the entry: it is in use, was refused when
+// it was last read, or was not confirmed for half of MaxStale.
 func (h *held) wanted(now time.Time, c SecretsConfig) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.used.IsZero() && now.Sub(h.used) < inUse {
+	inUse := !h.used.IsZero() && now.Sub(h.used) < inUse
+	if inUse || h.err != nil && !errors.Is(h.err, ErrUnreachable) {
 		return true
 	}
 	return h.current.Version != 0 && now.Sub(h.confirmed) > c.MaxStale/2

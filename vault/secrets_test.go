@@ -119,9 +119,15 @@ func testSecretsDenied(t *testing.T, p *place) {
 	}
 	s.fails(t, user.SecretUnavailable)
 
-	// An idle app's secret does not outlive the daemon's rights either.
+	// An idle app that was refused is read again.
+	clk.pass(2 * inUse)
 	p.putApp(map[string]any{fieldClientSecret: markerSecret})
-	clk.pass(retryGap)
+	s.round(t.Context(), (*held).wanted)
+	if st := s.Status()[0]; st.Version != 4 || st.Reason != "" {
+		t.Errorf("status %+v", st)
+	}
+
+	// An idle app's secret does not outlive the daemon's rights either.
 	s.holds(t, 4, markerSecret)
 	clk.pass(2 * inUse)
 	p.server.Must("DELETE", p.role(), nil)

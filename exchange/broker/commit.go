@@ -108,6 +108,7 @@ func (b *Broker) finish(r *run, v verdict) verdict {
 			return b.undone(r, err)
 		}
 		if failed == 1 {
+			b.enter(r, holding)
 			b.log.Warn("the store cannot take the end of an exchange, trying again",
 				slog.String("request_id", string(r.intent.RequestID)), slog.String("outcome", string(v.outcome)), slog.Any("error", err))
 		}

@@ -120,6 +120,7 @@ func TestResumedTakeNobodysPlace(t *testing.T) {
 	for i := 1; i <= many; i++ {
 		w.abandoned("shop-web", i)
 	}
+	w.awaitAsked(many) // what was not sent would end with the process
 	w.crash()
 	w.config.MaxInFlight, w.config.Deadline = 4, 200*time.Millisecond
 	before := w.asked()
@@ -152,7 +153,15 @@ func TestRepairAfterRestart(t *testing.T) {
 		_, err := w.exchange(w.finish(human(i), ""))
 		wantKind(t, err, user.ExchangeUnknown)
 	}
-	w.until("repairs that fail", func() bool { return w.sim.Count(humanapitest.PublicTokensPath) > 2*many })
+	w.until("repairs that fail", func() bool { // each of them: what is not begun when the process ends leaves no note
+		asked := map[string]bool{}
+		for _, r := range w.sim.Requests() {
+			if r.Path == humanapitest.PublicTokensPath {
+				asked[r.Fields["humanId"]] = true
+			}
+		}
+		return len(asked) == many
+	})
 	w.crash()
 	w.sim.ClearFaults()
 	w.start()
@@ -163,7 +172,7 @@ func TestRepairAfterRestart(t *testing.T) {
 			return err == nil && string(p.PublicToken) == public && p.State == user.Indeterminate
 		})
 	}
-	w.until("the notes", func() bool { return len(w.events("note")) == 2*many }) // of the failure, and of the repair
+	w.until("the notes", func() bool { return len(w.events("note")) >= 2*many }) // of the failure, and of the repair
 	asked := w.sim.Count(humanapitest.PublicTokensPath)
 	w.crash()
 	w.start()

@@ -39,11 +39,12 @@ func (b *Broker) claimOf(in user.Intent) (c claim) {
 	return c
 }
 
-// garbage is a leaky bucket for each claim that failed lately: the moment at
-// which it is empty again. It is guarded by Broker.mu.
+// garbage is a leaky bucket for each claim that is under way or failed lately: the
+// moment at which it is empty again. It is guarded by Broker.mu.
 type garbage struct {
-	empty map[claim]time.Time
-	swept time.Time
+	empty  map[claim]time.Time
+	failed map[claim]bool // those of them that failed
+	swept  time.Time
 }
 
 // take counts an exchange in, or says how long to wait until it could be.
@@ -51,6 +52,7 @@ func (g *garbage) take(c claim, now time.Time) (wait time.Duration) {
 	empty := g.empty[c]
 	if empty.Before(now) {
 		empty = now
+		delete(g.failed, c)
 	}
 	if wait := empty.Sub(now) - (garbageBurst-1)*garbageEvery; wait > 0 {
 		return wait
@@ -63,10 +65,27 @@ func (g *garbage) take(c claim, now time.Time) (wait time.Duration) {
 // giveBack takes one out again that was no garbage.
 func (g *garbage) giveBack(c claim, now time.Time) {
 	if empty, ok := g.empty[c]; !ok || !empty.Add(-garbageEvery).After(now) {
-		delete(g.empty, c)
+		g.forget(c)
 	} else {
 		g.empty[c] = empty.Add(-garbageEvery)
 	}
+}
+
+// blame notes that an exchange of a claim was garbage.
+func (g *garbage) blame(c claim) {
+	if _, ok := g.empty[c]; ok {
+		g.failed[c] = true
+	}
+}
+
+// blames reports whether a claim failed lately.
+func (g *garbage) blames(c claim, now time.Time) bool {
+	return g.failed[c] && g.empty[c].After(now)
+}
+
+func (g *garbage) forget(c claim) {
+	delete(g.empty, c)
+	delete(g.failed, c)
 }
 
 // makeRoom forgets the buckets that are empty, and when that is not enough any
@@ -79,7 +98,7 @@ func (g *garbage) makeRoom(now time.Time) {
 		g.swept = now
 		for c, empty := range g.empty {
 			if empty.Before(now) {
-				delete(g.empty, c)
+				g.forget(c)
 			}
 		}
 	}
@@ -87,7 +106,7 @@ func (g *garbage) makeRoom(now time.Time) {
 		if len(g.empty) < garbageKept {
 			return
 		}
-		delete(g.empty, c)
+		g.forget(c)
 	}
 }
 

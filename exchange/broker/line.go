@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -30,7 +31,7 @@ type line struct {
 func (l *line) room(rule string) bool {
 	all, same := 0, 0
 	for _, r := range l.runs {
-		if r.phase.waits() && (r.slotted || !r.resumed) {
+		if r.phase.waits() && !r.displaced && (r.slotted || !r.resumed) {
 			all++
 			if r.intent.Rule == rule {
 				same++
@@ -52,7 +53,7 @@ func (l *line) next() *run {
 		case beginning, sending:
 			return nil
 		case waiting:
-			if (r.slotted || !r.resumed || returned) && r.before(first) {
+			if !r.displaced && (r.slotted || !r.resumed || returned) && r.before(first) {
 				first = r
 			}
 		}
@@ -126,6 +127,7 @@ func (b *Broker) joinLine(r *run) error {
 // admit refuses a new exchange before anything is written of it: too many wait,
 // too many failed lately, or Human API is down. b.mu is held.
 func (b *Broker) admit(r *run, l *line) error {
+	b.displace(r, l)
 	if !b.room(r.intent.Rule) || !l.room(r.intent.Rule) {
 		return &user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry}
 	}
@@ -136,6 +138,35 @@ func (b *Broker) admit(r *run, l *line) error {
 		r.charged = true
 	}
 	return b.closedTo(&r.berth)
+}
+
+var errDisplaced = errors.New("another login's exchange for that user took its place")
+
+// displace makes room for r: garbage gives way, and so does who has more than one
+// place in a line that is full for r's rule. So one login cannot keep out another.
+// Only who is new to the line and did not fail lately is made room for, and what may
+// have been sent stays. b.mu is held.
+func (b *Broker) displace(r *run, l *line) {
+	now := time.Now()
+	if b.garbage.blames(r.claim, now) || l.of(r.claim) > 0 {
+		return
+	}
+	for _, o := range slices.Backward(l.runs) {
+		if !o.phase.waits() || o.resumed || o.uncertain || o.displaced {
+			continue
+		}
+		crowds := o.intent.Rule == r.intent.Rule && l.of(o.claim) > 1 && !l.room(r.intent.Rule)
+		o.displaced = crowds || b.garbage.blames(o.claim, now)
+	}
+	l.wake()
+}
+
+// of counts the runs of a claim.
+func (l *line) of(c claim) (n int) {
+	for _, r := range l.runs {
+		n += count(r.claim == c)
+	}
+	return n
 }
 
 // leaveLine takes r out and lets the others look. b.mu is held.

@@ -24,7 +24,7 @@ const (
 	opening   phase = iota // asking the store whether the session is known; in no line
 	beginning              // has a place in the user's line; the intent is being written
 	waiting                // the intent is durable; wants the user's turn
-	sending                // has the turn: on the wire, or the answer is being committed for the first time
+	sending                // has the turn: on the wire, or the end is being made durable for the first time
 	pausing                // between two attempts; the turn is free
 	holding                // the end is known and is (still) being made durable; the turn is free
 	settled                // done is closed
@@ -59,6 +59,7 @@ type run struct {
 	slotted   bool // has one of Broker.slots, which a resumed one needs to send
 	counted   bool // in Broker.begun and byRule
 	charged   bool // in Broker.garbage, under claim
+	displaced bool // has lost its place, and ends as unsent
 	berth     berth
 	waiters   int // callers that wait
 	line      *line
@@ -215,6 +216,7 @@ func (b *Broker) pursue(r *run, v verdict) {
 func (b *Broker) settle(r *run, outcome user.Outcome, result user.Result, err error) verdict {
 	b.mu.Lock()
 	r.result, r.err = result, err
+	r.result.Outcome = cmp.Or(result.Outcome, outcome)
 	r.phase = settled
 	if outcome == user.Stored {
 		r.line.committed = max(r.line.committed, r.intent.Arrival)
@@ -223,7 +225,10 @@ func (b *Broker) settle(r *run, outcome user.Outcome, result user.Result, err er
 		b.outcomes[outcome]++
 	}
 	delete(b.running, r.name)
-	if r.charged && !isGarbage(outcome, err) {
+	switch {
+	case r.charged && isGarbage(outcome, err):
+		b.garbage.blame(r.claim)
+	case r.charged:
 		b.garbage.giveBack(r.claim, time.Now())
 	}
 	b.leaveLine(r)

@@ -46,6 +46,8 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 		v = pending(r)
 	case b.stopped:
 		v = unsent(user.Fail(user.Draining, "request %s was not sent", r.intent.RequestID))
+	case r.displaced:
+		v = unsent(&user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry, Err: errDisplaced})
 	case r.limit().Err() != nil:
 		r.advice = max(r.advice, time.Until(b.breaker.until))
 		v = r.timeUp()
@@ -95,12 +97,14 @@ func (b *Broker) freeSlotLocked(r *run) {
 }
 
 // freeTurn gives the user's turn to whoever is next, unless r still needs it: a
-// commit that is overtaken by the next exchange's would end as superseded.
+// commit that is overtaken by the next exchange's would end as superseded, and an
+// end that is not durable when the next one is sent would, after a crash, have r
+// sent behind it.
 func (b *Broker) freeTurn(r *run, v verdict) {
 	switch v.next {
 	case retry:
 		b.enter(r, pausing)
-	case finish, keep:
+	case keep:
 		b.enter(r, holding)
 	}
 }

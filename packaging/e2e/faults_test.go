@@ -12,13 +12,20 @@ import (
 )
 
 // The fault table. Each row is one condition of a real part, and says what a
-// caller, the store and health make of it; packaging/doc/reliability.md has it.
+// caller, the store and health make of it; packaging/doc/reliability.md has each, or
+// the test fails.
 //
 //	condition | status and code | outcome | what is stored | what health says
 type faultRow struct{ name, answer, outcome, stored, health string }
 
 func (r faultRow) print(t testing.TB, group string) {
-	t.Logf("figure: | %s: %s | %s | %s | %s | %s |", group, r.name, r.answer, r.outcome, r.stored, r.health)
+	t.Helper()
+	t.Log("figure: " + r.line(group))
+	r.documented(t, group)
+}
+
+func (r faultRow) line(group string) string {
+	return fmt.Sprintf("| %s: %s | %s | %s | %s | %s |", group, r.name, r.answer, r.outcome, r.stored, r.health)
 }
 
 // differs says how what was seen is not what the row promises.
@@ -202,6 +209,10 @@ func (w *world) healthText() string {
 	defer root.http.CloseIdleConnections()
 	var h health
 	must(w.t, json.Unmarshal([]byte(root.do("GET", "/v1/health", "").body), &h))
+	return h.words()
+}
+
+func (h health) words() string {
 	text := "not ready"
 	if h.Ready {
 		text = "ready"

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,11 +24,17 @@ const (
 	// hotUsers get half of all finish events, so that several of one user are
 	// under way at a time.
 	hotUsers = 24
+	// repeatKnown is how many answered finish events come once more after a kill.
+	repeatKnown = 8
 )
 
 // kill -9 at random moments under load: what was answered is there, what took
 // effect at Human API is there or reported, and nobody's tokens are another's.
 func TestKill(t *testing.T) {
+	if rounds, err := strconv.Atoi(os.Getenv(mutantRounds)); err == nil {
+		killInRounds(t, rounds)
+		return
+	}
 	if os.Getenv("TOKENVAULT_TEST_LONG") == "" {
 		killInRounds(t, killRounds)
 		return
@@ -74,6 +81,7 @@ type killing struct {
 	client rootCaller
 
 	mu      sync.Mutex // of what callers change
+	known   []event    // answered last, repeated after the kill
 	ids     map[string]bool
 	figures struct{ kills, answered, cut, repeated, told, doubted, rejected int }
 }
@@ -143,6 +151,7 @@ func (k *killing) begin(mode humanapitest.Mode) {
 	k.addUsers(1)
 	for _, o := range k.users {
 		o.cut = false
+		k.up.note(o.key(), "", fmt.Sprintf("is the mark of round %s", mode))
 	}
 }
 
@@ -229,13 +238,14 @@ func (k *killing) judge(e event, a answer, repeat bool) {
 		return
 	}
 	p := k.public(a)
+	k.up.note(e.of.key(), e.sessionToken, fmt.Sprintf("answered (repeat: %v)", repeat))
 	issue, ok := k.up.issue(p.PublicToken)
 	own, posted := k.up.lastOf(e.sessionToken)
 	switch {
 	case !ok || issue.owner != e.of.key() || p.HumanID != e.of.human || p.ClientID != e.of.clientID || p.ClientUserID != e.of.clientUser:
 		k.t.Error("mixed up: an answer is not about its user")
 	case !posted || issue.order < own.order && !repeat:
-		k.t.Error("an answer is older than its finish event")
+		k.t.Error("mixed up: an answer is older than its finish event")
 	}
 	k.up.acknowledged(e.sessionToken)
 	e.of.mu.Lock()
@@ -246,13 +256,16 @@ func (k *killing) judge(e event, a answer, repeat bool) {
 	k.ids[a.header.Get("X-Request-Id")] = true
 	if k.figures.answered++; repeat {
 		k.figures.repeated++
+		return
 	}
+	k.known = append(k.known[max(0, len(k.known)-repeatKnown+1):], e)
 }
 
 // judgeRefusal: the user's line may be full, and who repeats what was cut off
 // may be told that nobody knows.
 func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 	code := a.field(k.t, "error")
+	k.up.note(e.of.key(), e.sessionToken, fmt.Sprintf("answered %s (repeat: %v)", code, repeat))
 	switch {
 	case code == "rate_limited" && !repeat:
 		if k.up.posts(e.sessionToken) != 0 {
@@ -263,7 +276,7 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.figures.rejected++
-	case code == "indeterminate" && repeat && k.mode == humanapitest.OneTime:
+	case code == "indeterminate" && repeat && (k.mode == humanapitest.OneTime || k.up.wronged(e.sessionToken)):
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.figures.told++
@@ -272,13 +285,18 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 	}
 }
 
-// repeat sends half of what was cut off again, as a patient caller does.
+// repeat sends half of what was cut off again, as a patient caller does, and
+// some of what was answered, as a forgetful one does.
 func (k *killing) repeat(left []event) {
 	var callers sync.WaitGroup
+	again := k.known
+	k.known = nil
 	for i, e := range left {
-		if i%2 == 0 {
-			continue
+		if i%2 == 1 {
+			again = append(again, e)
 		}
+	}
+	for _, e := range again {
 		callers.Go(func() {
 			a, err := k.client.try("POST", tokens, e.json(), jsonType)
 			if err != nil {
@@ -336,7 +354,7 @@ func (k *killing) checkUsers() {
 			continue
 		}
 		k.figures.doubted++
-		if k.mode != humanapitest.OneTime || !o.cut {
+		if !o.cut || k.mode != humanapitest.OneTime && !k.up.wronged(o.key()) {
 			k.t.Errorf("a user is in doubt without a reason (cut off: %v)", o.cut)
 		}
 	}
@@ -387,11 +405,11 @@ func (k *killing) checkUser(o *owner, private rootCaller) {
 	case known && issue.owner != o.key() || !known && (u.PublicToken != o.first && u.PublicToken != "" || !doubt):
 		k.t.Error("mixed up: the stored publicToken was never this user's")
 	case issue.order < o.acked:
-		k.t.Errorf("lost: issue %d was acknowledged, %d is stored, in doubt: %v", o.acked, issue.order, doubt)
+		k.t.Errorf("lost: issue %d was acknowledged, %d is stored, in doubt: %v; what happened: %s", o.acked, issue.order, doubt, k.up.tale(o.key()))
 	case doubt != (u.State == "indeterminate"):
 		k.t.Errorf("the list of users in doubt and the state %q disagree", u.State)
 	case !doubt && issue.order != last.order:
-		k.t.Errorf("lost: issue %d took effect, %d is stored, and nobody is told", last.order, issue.order)
+		k.t.Errorf("lost: issue %d took effect, %d is stored, and nobody is told; what happened: %s", last.order, issue.order, k.up.tale(o.key()))
 	}
 	k.checkAccess(o, private, u.State, issue)
 }

@@ -30,6 +30,10 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	binary, binaries = filepath.Join(dir, "tokenvault"), dir
+	if mutant := os.Getenv(mutantBinary); mutant != "" {
+		binary = mutant
+		return m.Run()
+	}
 	if err := build(binary); err != nil {
 		fmt.Fprintln(os.Stderr, "building the product:", err)
 		return 1

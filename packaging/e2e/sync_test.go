@@ -107,9 +107,11 @@ func (w *world) between(from int) []string {
 	w.t.Helper()
 	for limit := time.Now().Add(30 * time.Second); time.Now().Before(limit); {
 		acts := actions(w.trace()[from:])
-		first, last := slices.Index(acts, "request"), slices.Index(acts, "answer")
-		if first >= 0 && last > first {
-			return withoutGrowth(acts[first : last+1])
+		// An answer to a request before it may stand in front.
+		if first := slices.Index(acts, "request"); first >= 0 {
+			if last := slices.Index(acts[first:], "answer"); last >= 0 {
+				return withoutGrowth(acts[first : first+last+1])
+			}
 		}
 		time.Sleep(5 * time.Millisecond) // strace tells nobody
 	}
@@ -140,39 +142,42 @@ func (w *world) trace() string {
 	return string(b[:strings.LastIndexByte(string(b), '\n')+1])
 }
 
-// actions reads a trace. A sync counts when it has ended, all else when it
-// begins.
+// actions reads a trace. A read or a sync counts when it has ended, all else
+// when it begins.
 func actions(trace string) (out []string) {
-	unfinished := map[string]string{} // by thread: the sync it is in
+	unfinished := map[string]string{} // by thread: the read or sync it is in
 	for line := range strings.Lines(trace) {
 		thread, call, _ := strings.Cut(strings.TrimSpace(line), " ")
 		call = strings.TrimSpace(call)
-		if resumed.MatchString(call) {
-			if act := unfinished[thread]; act != "" {
-				out = append(out, ended(act, call))
-			}
+		if m := resumed.FindString(call); m != "" {
+			begun := unfinished[thread]
 			delete(unfinished, thread)
+			if begun == "" {
+				continue
+			}
+			call = begun + call[len(m):]
+		}
+		if begun, cut := strings.CutSuffix(call, "<unfinished ...>"); cut && countsAtEnd.MatchString(call) {
+			unfinished[thread] = begun
 			continue
 		}
-		act := action(call)
-		switch {
-		case act == "":
-		case !strings.HasPrefix(act, "sync "):
-			out = append(out, act)
-		case strings.HasSuffix(call, "<unfinished ...>"):
-			unfinished[thread] = act
-		default:
+		switch act := action(call); {
+		case strings.HasPrefix(act, "sync "):
 			out = append(out, ended(act, call))
+		case act != "":
+			out = append(out, act)
 		}
 	}
 	return out
 }
 
 var (
-	resumed    = regexp.MustCompile(`^<\.\.\. \w*sync\w* resumed>`)
-	onFile     = regexp.MustCompile(`^(\w+)\(\d+<([^>]*(?:->[^>]*)?)>`)
-	auditKind  = regexp.MustCompile(`\\"kind\\":\\"(\w+)\\"`)
-	auditKinds = []string{"write attempt", "write outcome", "write note", "write checkpoint", "write segment"}
+	resumed = regexp.MustCompile(`^<\.\.\. \w+ resumed>`)
+	onFile  = regexp.MustCompile(`^(\w+)\(\d+<([^>]*(?:->[^>]*)?)>`)
+	// countsAtEnd: what was read is shown only then, and a sync says only then that it is done.
+	countsAtEnd = regexp.MustCompile(`^(read|\w*sync\w*)\(`)
+	auditKind   = regexp.MustCompile(`\\"kind\\":\\"(\w+)\\"`)
+	auditKinds  = []string{"write attempt", "write outcome", "write note", "write checkpoint", "write segment"}
 )
 
 // ended tells a sync that failed from one that did its work.

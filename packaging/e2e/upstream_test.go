@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,7 +35,10 @@ type upstream struct {
 	last   map[string]issue // by owner, and by session token
 	asked  map[string]int   // posts by session token
 	acked  map[string]bool  // by session token
-	wrong  map[string]bool  // by session token: answered with somebody else's tokens
+	wrong  map[string]bool  // by session token, and by owner: answered with somebody else's tokens
+	// story is what happened, by owner; numbers names sessions in it.
+	story   map[string][]string
+	numbers map[string]int
 }
 
 // issue is one pair of tokens; order says when it was made, from 1.
@@ -44,7 +48,8 @@ type issue struct {
 }
 
 func startUpstream(t testing.TB, sim *humanapitest.Server) *upstream {
-	u := &upstream{t: t, sim: sim.Handler(), issues: map[string]issue{}, last: map[string]issue{}, asked: map[string]int{}, acked: map[string]bool{}, wrong: map[string]bool{}}
+	u := &upstream{t: t, sim: sim.Handler(), issues: map[string]issue{}, last: map[string]issue{}, asked: map[string]int{}, acked: map[string]bool{}, wrong: map[string]bool{},
+		story: map[string][]string{}, numbers: map[string]int{}}
 	u.quiet.L = &u.mu
 	s := httptest.NewUnstartedServer(u)
 	s.Config.ConnState = u.count
@@ -121,7 +126,8 @@ func (u *upstream) carryOut(r *http.Request, body []byte) *httptest.ResponseReco
 	}
 	if rand.N(wrongAnswers) == 0 {
 		u.asked[in.SessionToken]++
-		u.wrong[in.SessionToken] = true
+		u.tell(in.ClientID+" "+in.HumanID, in.SessionToken, "posted: somebody else")
+		u.wrong[in.SessionToken], u.wrong[in.ClientID+" "+in.HumanID] = true, true
 		return somebodyElse(in.ClientID, len(u.asked))
 	}
 	u.sim.ServeHTTP(rec, inner)
@@ -129,6 +135,7 @@ func (u *upstream) carryOut(r *http.Request, body []byte) *httptest.ResponseReco
 		u.t.Error("doubled: what was answered is sent to Human API again")
 	}
 	if rec.Code != 200 || json.Unmarshal(rec.Body.Bytes(), &out) != nil {
+		u.tell(in.ClientID+" "+in.HumanID, in.SessionToken, fmt.Sprintf("posted: %d", rec.Code))
 		return rec
 	}
 	i, known := u.issues[out.PublicToken]
@@ -138,6 +145,7 @@ func (u *upstream) carryOut(r *http.Request, body []byte) *httptest.ResponseReco
 		u.issues[out.PublicToken], u.issues[out.AccessToken], u.last[i.owner] = i, i, i
 	}
 	u.last[in.SessionToken] = i
+	u.tell(i.owner, in.SessionToken, fmt.Sprintf("posted: issue %d", i.order))
 	return rec
 }
 
@@ -152,10 +160,36 @@ func somebodyElse(clientID string, n int) *httptest.ResponseRecorder {
 	return rec
 }
 
-func (u *upstream) wronged(session string) bool {
+// tell adds a line to what happened to an owner; a session is a number in it.
+func (u *upstream) tell(owner, session, what string) {
+	n, known := u.numbers[session]
+	if !known {
+		n = len(u.numbers) + 1
+		u.numbers[session] = n
+	}
+	u.story[owner] = append(u.story[owner], fmt.Sprintf("session %d %s", n, what))
+}
+
+// tale is the end of what happened to an owner, for the message of a failure.
+func (u *upstream) tale(owner string) string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.wrong[session]
+	all := u.story[owner]
+	return strings.Join(all[max(0, len(all)-24):], ", ")
+}
+
+// note is tell for what callers see.
+func (u *upstream) note(owner, session, what string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.tell(owner, session, what)
+}
+
+// wronged tells whether a session token, or an owner, had such an answer.
+func (u *upstream) wronged(key string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.wrong[key]
 }
 
 func (u *upstream) issue(token string) (issue, bool) {

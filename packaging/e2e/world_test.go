@@ -50,6 +50,10 @@ type world struct {
 	// product.
 	binary string
 	env    []string
+	// sockets are what it inherits, from descriptor 3 on.
+	sockets []*os.File
+	// life is whose end kills the daemon; nil: t's.
+	life testing.TB
 }
 
 // options of a world. The zero value is a good one.
@@ -96,25 +100,32 @@ func newWorld(t testing.TB, o options) *world {
 // prepareWorld stops before Vault is set up.
 func prepareWorld(t testing.TB, o options) *world {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "tv")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	must(t, os.Chmod(dir, 0o755))
-	w := &world{t: t, dir: dir, config: filepath.Join(dir, "tokenvault.toml")}
+	w := &world{t: t}
 	if o.storage {
 		w.vault = vaulttest.StartStorage(t)
 	} else {
 		w.vault = vaulttest.Start(t)
 	}
 	w.sim = humanapitest.Start(t, humanapitest.Config{Apps: map[string]string{shop: shopSecret, club: clubSecret}, Mode: o.mode})
-	for _, d := range []string{"state", "log", "run"} {
-		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
-		must(t, os.Chown(filepath.Join(dir, d), daemonUID, daemonUID))
-	}
-	must(t, os.Chmod(filepath.Join(dir, "state"), 0o700))
-	w.write("operator-token", w.vault.RootToken, 0, 0o600)
-	must(t, os.WriteFile(w.config, []byte(w.toml(o)), 0o644))
+	w.place(o)
 	return w
+}
+
+// place makes the directories, and the configuration.
+func (w *world) place(o options) {
+	w.t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "tv")
+	must(w.t, err)
+	w.t.Cleanup(func() { must(w.t, os.RemoveAll(dir)) })
+	must(w.t, os.Chmod(dir, 0o755))
+	w.dir, w.config = dir, filepath.Join(dir, "tokenvault.toml")
+	for _, d := range []string{"state", "log", "run"} {
+		must(w.t, os.Mkdir(filepath.Join(dir, d), 0o755))
+		must(w.t, os.Chown(filepath.Join(dir, d), daemonUID, daemonUID))
+	}
+	must(w.t, os.Chmod(filepath.Join(dir, "state"), 0o700))
+	w.write("operator-token", w.vault.RootToken, 0, 0o600)
+	must(w.t, os.WriteFile(w.config, []byte(w.toml(o)), 0o644))
 }
 
 func (w *world) toml(o options) string {
@@ -255,14 +266,18 @@ func (w *world) start(wrap ...string) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, w.env...)
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, w.sockets
 	cmd.SysProcAttr = asUser(daemonUID, publicGID, privateGID, adminGID)
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	must(w.t, cmd.Start())
 	p := &process{cmd: cmd, log: log.Name(), done: make(chan struct{})}
 	go func() { p.err = cmd.Wait(); close(p.done) }()
 	w.daemon = p
-	w.t.Cleanup(func() { p.end() })
+	life := w.t
+	if w.life != nil {
+		life = w.life
+	}
+	life.Cleanup(func() { p.end() })
 }
 
 func asUser(uid uint32, groups ...uint32) *syscall.SysProcAttr {

@@ -92,10 +92,12 @@ type SecretCheck struct {
 
 // StoreCheck answers POST /v1/admin/store/check.
 type StoreCheck struct {
-	OK       bool           `json:"ok"`
-	Counts   map[string]int `json:"counts"`   // rows by table
-	Problems []string       `json:"problems"` // at most 100, without ids in clear; empty, never null
-	Omitted  int            `json:"omitted"`  // problems beyond those
+	OK        bool           `json:"ok"`
+	Counts    map[string]int `json:"counts"`    // rows by table
+	States    map[string]int `json:"states"`    // users by state; every state there is has a number
+	Ambiguous int            `json:"ambiguous"` // clientUserIds of two or more users, none of them preferred
+	Problems  []string       `json:"problems"`  // at most 100, without ids in clear; empty, never null
+	Omitted   int            `json:"omitted"`   // problems beyond those
 }
 
 // Verdict answers POST /v1/admin/reload and /v1/admin/store/accept.

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -214,6 +215,16 @@ func (s *Server) Stop() {
 	}
 	s.client.CloseIdleConnections()
 	s.process = nil
+}
+
+// Pause stops the process as SIGSTOP does: it keeps its port and its connections,
+// and answers nobody. Resume lets it go on.
+func (s *Server) Pause()  { s.signal(syscall.SIGSTOP) }
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	must(s.t, s.process.handle.Signal(sig))
 }
 
 // Restart starts a stopped server again at the same address and unseals it. A

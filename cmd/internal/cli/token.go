@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
+	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
 	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/vault"
 	"github.com/urfave/cli/v2"
@@ -19,6 +21,30 @@ var errNoToken = errors.New("there is no Vault token of yours")
 
 func tokenFlag() cli.Flag {
 	return &cli.StringFlag{Name: "token-file", Usage: "your own Vault token, in `FILE` (default: $VAULT_TOKEN, else ~/.vault-token)"}
+}
+
+// loginFlag lets an operator log in in the daemon's place.
+func loginFlag() cli.Flag {
+	return &cli.StringFlag{Name: "token-file", Usage: "log in at Vault with the token in `FILE`, which has the daemon's rights or more, instead of as [vault.auth] says"}
+}
+
+// loadOffline reads the configuration of a command that does without the daemon.
+func (p *program) loadOffline(c *cli.Context) (*config.Config, error) {
+	cfg, err := p.load(c)
+	if path := c.String("token-file"); err == nil && path != "" {
+		cfg.Vault.Auth = config.VaultAuth{Method: "token", Mount: "token", TokenFile: path}
+	}
+	return cfg, err
+}
+
+// offline is what the functions of the daemon that do without it are given. What
+// they do well a command says itself.
+func (p *program) offline(cfg *config.Config) daemon.Config {
+	log := cfg.Log
+	if log.Level == "info" {
+		log.Level = "warn"
+	}
+	return daemon.Config{Config: cfg, Logger: daemon.NewLogger(p.Stderr, log)}
 }
 
 // operatorToken finds the operator's token where Vault's own CLI does.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/secret"
@@ -28,6 +29,10 @@ type setupAnswer struct {
 	Steps   []stepAnswer `json:"steps"`
 	RoleID  string       `json:"roleId,omitempty"`
 	Files   []string     `json:"files,omitempty"` // written: role id, secret id
+	// Wrapped: the secret id's file holds a wrapping token, which lives for WrapTTL
+	// seconds; the configuration must say so.
+	Wrapped bool `json:"wrapped,omitempty"`
+	WrapTTL int  `json:"wrapTtl,omitempty"`
 }
 
 type stepAnswer struct {
@@ -40,11 +45,14 @@ func (p *program) vaultSetup() *cli.Command {
 	return p.command(command{
 		name: "setup", usage: "show what Vault lacks for the daemon; with --apply, make it, with your own Vault token",
 		text: "With --apply the role id and a new secret id are written to DIR as new files, mode 0600: the\n" +
-			"daemon logs in with them. Neither is printed.",
-		example: "tokenvault vault setup\ntokenvault vault setup --apply --out /etc/tokenvault",
+			"daemon logs in with them. Neither is printed. With --wrap what is written is not the secret id, but\n" +
+			"a token that unwraps it once, within TTL: who reads the file after the daemon has nothing, and one\n" +
+			"who was quicker is noticed. For another [vault.auth] method than approle nothing is written.",
+		example: "tokenvault vault setup\ntokenvault vault setup --apply --out /etc/tokenvault\ntokenvault vault setup --apply --wrap 10m",
 		flags: []cli.Flag{tokenFlag(), &cli.BoolFlag{Name: "apply", Usage: "change Vault"},
 			&cli.StringFlag{Name: "out", Usage: "write the credentials into `DIR` (default: where role_id_file is or, when systemd hands that over, where the configuration is)"},
-			&cli.StringFlag{Name: "role", Usage: "call the daemon's AppRole `NAME`", Value: "tokenvault"}},
+			&cli.StringFlag{Name: "role", Usage: "call the daemon's AppRole `NAME`", Value: "tokenvault"},
+			&cli.StringFlag{Name: "wrap", Usage: "write a wrapping token that is good for `TTL`, such as 10m, instead of the secret id"}},
 		prints: true,
 		run: func(c *cli.Context) error {
 			cfg, err := p.load(c)
@@ -52,38 +60,66 @@ func (p *program) vaultSetup() *cli.Command {
 				return err
 			}
 			files := credentialFiles(c.String("out"), cfg)
-			if c.Bool("apply") {
+			method := cfg.Vault.Auth.Method
+			var wrap time.Duration
+			if text := c.String("wrap"); text != "" {
+				if wrap, err = time.ParseDuration(text); err != nil || wrap < time.Second || method != "approle" {
+					return usagef("--wrap wants a duration such as 10m, at least 1s, and vault.auth.method approle")
+				}
+			}
+			if c.Bool("apply") && method == "approle" {
 				if err := files.free(); err != nil {
 					return err
 				}
 			}
-			return p.setup(c, files)
+			return p.setup(c, cfg, setupPlan{files, wrap})
 		},
 	})
 }
 
-func (p *program) setup(c *cli.Context, files credentials) error {
+// setupPlan is what vault setup writes, and how.
+type setupPlan struct {
+	files credentials
+	wrap  time.Duration // 0: the secret id is written as it is
+}
+
+func (p *program) setup(c *cli.Context, cfg *config.Config, plan setupPlan) error {
 	operator, err := p.operator(c)
 	if err != nil {
 		return err
 	}
 	apply := c.Bool("apply")
-	r, err := operator.Setup(c.Context, vault.SetupConfig{Role: c.String("role"), Apply: apply})
+	r, err := operator.Setup(c.Context, vault.SetupConfig{Role: c.String("role"), Apply: apply, Wrap: plan.wrap})
 	defer r.SecretID.Wipe()
-	answer := setupAnswer{Applied: apply && err == nil, RoleID: r.RoleID, Steps: []stepAnswer{}}
+	answer := setupAnswer{Applied: apply && err == nil, RoleID: r.RoleID, Steps: []stepAnswer{}, Wrapped: r.WrapTTL > 0, WrapTTL: int(r.WrapTTL / time.Second)}
 	for _, s := range r.Steps {
 		answer.Steps = append(answer.Steps, stepAnswer{What: s.What, Done: s.Done, Needed: s.Needed})
 	}
-	if err == nil && apply {
-		answer.Files = []string{files.roleID, files.secretID}
-		err = files.write(r.RoleID, r.SecretID)
+	if err == nil && apply && r.RoleID != "" {
+		answer.Files = []string{plan.files.roleID, plan.files.secretID}
+		err = plan.files.write(r.RoleID, r.SecretID)
 	}
 	printed := p.answer(c, answer, func(w io.Writer) { printSetup(w, answer) })
 	if err != nil {
 		return ofOperator(fmt.Errorf("set Vault up: %w", err),
 			"it needs sys/mounts, sys/auth, sys/policies/acl, auth/approle/role and transit/keys (or your own mounts): read to look, and create, update and, for sys/auth, sudo with --apply")
 	}
+	if len(answer.Files) > 0 {
+		p.hintWrapped(cfg, r.WrapTTL)
+	}
 	return printed
+}
+
+// hintWrapped says where what was written and the configuration do not fit.
+func (p *program) hintWrapped(cfg *config.Config, ttl time.Duration) {
+	switch wrapped := cfg.Vault.Auth.Wrapped; {
+	case ttl > 0 && !wrapped:
+		fmt.Fprintf(p.Stderr, "hint: secret_id_file holds a wrapping token now: set wrapped = true in [vault.auth], and start the daemon within %s\n", ttl)
+	case ttl > 0:
+		fmt.Fprintf(p.Stderr, "hint: the wrapping token is good for %s and works once: start the daemon before\n", ttl)
+	case wrapped:
+		fmt.Fprintln(p.Stderr, "hint: the configuration says wrapped = true, but secret_id_file holds no wrapping token: take that out, or write one with --wrap")
+	}
 }
 
 // ofOperator says, where Vault denied something to the operator, what the

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tokenvault/tokenvault/crypto/audit"
@@ -154,14 +155,29 @@ func (d *daemon) current(ctx context.Context, s *services) (vault.Anchor, error)
 	if err != nil {
 		return vault.Anchor{}, fmt.Errorf("look at the store: %w", err)
 	}
-	host, _ := os.Hostname() // for people alone
 	k := s.keys.Info()
 	return vault.Anchor{
 		StoreID: hex.EncodeToString(k.StoreID[:]), Incarnation: k.Incarnation, Generation: k.Generation,
 		KeyringDigest: hex.EncodeToString(k.Digest[:]), StorePosition: position,
 		AuditSegment: line.Segment, AuditSequence: line.Sequence, AuditHead: hex.EncodeToString(line.Head[:]),
-		AuditKey: hex.EncodeToString(s.audit.Status().PublicKey), Time: d.Now().UTC().Truncate(time.Second), Host: host,
+		AuditKey: hex.EncodeToString(s.audit.Status().PublicKey), Time: d.Now().UTC().Truncate(time.Second), Host: host(),
 	}, nil
+}
+
+// host is this machine's name, for people alone, in the characters that an anchor
+// takes: the kernel takes any (sethostname(2)).
+func host() string {
+	name, _ := os.Hostname()
+	return printableASCII(name)
+}
+
+func printableASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // same reports whether an anchor says nothing new, its time aside.

@@ -17,7 +17,7 @@ import (
 const (
 	sweepEvery = time.Minute            // between two walks over finished sessions
 	sweepPause = 100 * time.Millisecond // between two steps of a walk
-	staleEvery = 2 * time.Second        // between two looks at Vault's last word, at most; asks nobody
+	staleEvery = 500 * time.Millisecond // between two looks at Vault's last word, at most; asks nobody
 	lackEvery  = 10 * time.Second       // between two questions for rights that were missing
 )
 
@@ -112,7 +112,7 @@ func (d *daemon) vaultSays() error {
 // audit log lives on its reserve, which is for lookups, and for the outcomes of
 // what was begun.
 type recorded struct {
-	*store.Store
+	users
 	audit *audit.Log
 }
 
@@ -120,11 +120,11 @@ func (r recorded) Begin(ctx context.Context, in user.Intent) (user.Intent, error
 	if err := r.audit.Low(); err != nil {
 		return user.Intent{}, user.Fail(user.AuditUnavailable, "begin nothing new: %w", err)
 	}
-	return r.Store.Begin(ctx, in)
+	return r.users.Begin(ctx, in)
 }
 
-// users is the store as the server may see it: private parts only while their
-// keys may be used.
+// users is the store as server and broker may see it: private parts, and exchanges
+// that make some, only while their keys may be used.
 type users struct {
 	*store.Store
 	d *daemon
@@ -135,6 +135,15 @@ func (u users) Private(ctx context.Context, app user.ClientID, human user.HumanI
 		return user.Record{}, err
 	}
 	return u.Store.Private(ctx, app, human)
+}
+
+// Ready is asked before an exchange begins: it says why private keys were wiped,
+// which the store does not know.
+func (u users) Ready() error {
+	if err := u.d.state.staleness(); err != nil {
+		return err
+	}
+	return u.Store.Ready()
 }
 
 // watch feeds the watchdog: only after a request through an own socket was

@@ -12,15 +12,23 @@ import (
 )
 
 const (
-	rememberEvery  = 5 * time.Second  // between two savings of what a restart needs
-	reconnectEvery = time.Second      // between two looks whether Vault is back; asks nobody
-	transitEvery   = 15 * time.Minute // between two looks at the Transit key
+	rememberEvery  = 5 * time.Second // between two savings of what a restart needs
+	reconnectEvery = time.Second     // between two looks whether Vault is back; asks nobody
+	// reconnectAtMost is the pause, doubled each time, when Vault is back and does
+	// not confirm: that asks, and may have to wait for the operator.
+	reconnectAtMost = time.Minute
+	transitEvery    = 15 * time.Minute // between two looks at the Transit key
 )
 
 // loginAgain takes up the session of an earlier life. Vault is asked about it
 // first: when it answers, nothing but the token is used of what was remembered.
 func (d *daemon) loginAgain(ctx context.Context, c restart.Contents) (ok bool) {
 	session := d.source.Session
+	defer func() {
+		if d.recalled == nil {
+			c.Wipe()
+		}
+	}()
 	if err := session.Recall(c.Vault); err != nil {
 		d.log.Warn("what was remembered cannot be used", "error", err)
 		return false
@@ -88,20 +96,23 @@ func (d *daemon) reconnect(ctx context.Context, s *services) error {
 	if d.recalled == nil {
 		return nil
 	}
-	for wait(ctx, reconnectEvery) {
+	for pause := reconnectEvery; wait(ctx, pause); {
 		status := d.source.Session.Status()
 		if status.Denied {
 			continue // staleness wipes
 		}
 		if !status.Reachable {
+			pause = reconnectEvery
 			continue
 		}
 		switch err := d.confirm(ctx, s); {
 		case err == nil:
 			d.log.Info("vault has confirmed what was remembered")
-			d.recalled.Wipe()
 			return nil
 		case isVaults(err):
+			if !errors.Is(err, vault.ErrUnreachable) {
+				pause = min(2*pause, reconnectAtMost)
+			}
 			d.log.Warn("vault has not confirmed what was remembered", "error", err)
 		case ctx.Err() == nil:
 			return fmt.Errorf("confirm what was remembered: %w", err)
@@ -124,7 +135,7 @@ func (d *daemon) confirm(ctx context.Context, s *services) error {
 		}
 		found := err == nil
 		if !found || content.StoreID != now.StoreID || content.Incarnation > now.Incarnation ||
-			content.Generation > now.Generation || content.Incarnation == now.Incarnation && content.StorePosition > now.StorePosition {
+			content.Incarnation == now.Incarnation && (content.Generation > now.Generation || content.StorePosition > now.StorePosition) {
 			return errors.New("the anchor in Vault names another or a later store than the remembered one")
 		}
 		d.setAnchored(anchor{content: content, version: version, found: true})
@@ -136,13 +147,15 @@ func (d *daemon) confirm(ctx context.Context, s *services) error {
 	return nil
 }
 
-// transit wraps keys anew that Vault would open no longer. They are in memory
-// now; at the next start it would be too late.
+// transit looks for what only the next start would find, when it would be too late:
+// it wraps keys anew that Vault would open no longer, as long as they are in memory,
+// and says which rights are gone.
 func (d *daemon) transit(ctx context.Context, s *services) error {
 	if d.source.Session == nil {
 		return nil
 	}
 	for pause := rememberEvery; wait(ctx, pause); pause = transitEvery {
+		d.rights(ctx) // what only a restart needs may have been taken away, too
 		state, err := d.source.Session.TransitState(ctx)
 		if err != nil {
 			continue // what is wrong with Vault, the status says

@@ -2,9 +2,14 @@ package daemon
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"syscall"
 
+	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/store"
 	"github.com/tokenvault/tokenvault/crypto/store/boltstore"
@@ -20,7 +25,15 @@ type offline struct {
 	vault *vault.Client
 }
 
+// ErrWrapped is returned by offline commands when the daemon logs in with a wrapped
+// secret id: its wrapping token works once, and whoever uses it up takes the login
+// away from the daemon.
+var ErrWrapped = errors.New("the daemon's secret id is wrapped, and unwrapping it here would take it from the daemon")
+
 func newOffline(ctx context.Context, c Config) (*offline, error) {
+	if c.Config.Vault.Auth.Wrapped {
+		return nil, ErrWrapped
+	}
 	client, err := newVault(c)
 	if err != nil {
 		return nil, err
@@ -38,6 +51,30 @@ func (o *offline) keys(ctx context.Context, blob keyring.Blob) (*keyring.Keyring
 		return nil, fmt.Errorf("unwrap the keys: %w", err)
 	}
 	return keys, nil
+}
+
+// becomeOwner gives root's rights up for good, and goes on as whoever the directory
+// belongs to. What is made or opened in it from then on is the daemon's, at every
+// moment; and nobody who can write there can lead root to a file elsewhere. What
+// only root may read must have been read before. Whoever is not root stays the
+// same.
+func becomeOwner(dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 {
+		return nil
+	}
+	err = errors.Join(syscall.Setgroups([]int{int(st.Gid)}), syscall.Setgid(int(st.Gid)), syscall.Setuid(int(st.Uid)))
+	if err != nil {
+		return fmt.Errorf("become the user %d, whose %s is: %w", st.Uid, dir, err)
+	}
+	return nil
 }
 
 // CheckOffline walks the store of a daemon that is not running: it logs in at
@@ -83,7 +120,10 @@ func checkStore(ctx context.Context, s *store.Store) (api.StoreCheck, error) {
 }
 
 func asCheck(r store.Report) api.StoreCheck {
-	out := api.StoreCheck{OK: len(r.Problems) == 0, Counts: r.Counts, Problems: r.Problems, Omitted: r.Omitted}
+	out := api.StoreCheck{
+		OK: len(r.Problems) == 0, Counts: r.Counts, States: r.States, Ambiguous: r.Ambiguous,
+		Problems: r.Problems, Omitted: r.Omitted,
+	}
 	if out.Problems == nil {
 		out.Problems = []string{}
 	}
@@ -102,4 +142,18 @@ func ReadAnchor(ctx context.Context, c Config) (vault.Anchor, error) {
 		return vault.Anchor{}, fmt.Errorf("read the rollback anchor: %w", err)
 	}
 	return a, nil
+}
+
+// AuditOf is what an anchor says of the audit log: a line that the log must have,
+// and the key that signs it.
+func AuditOf(a vault.Anchor) (audit.Position, ed25519.PublicKey, error) {
+	key, err := hex.DecodeString(a.AuditKey)
+	if a.AuditSequence == 0 || err != nil || len(key) != ed25519.PublicKeySize {
+		return audit.Position{}, nil, errors.New("what Vault remembers names no line of an audit log")
+	}
+	p, err := positionOf(a)
+	if err != nil {
+		return audit.Position{}, nil, fmt.Errorf("what Vault remembers of the audit log: %w", err)
+	}
+	return p, key, nil
 }

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/tokenvault/tokenvault/crypto/keyring"
@@ -30,6 +29,8 @@ type BackupReport struct {
 	// Anchor is what Vault remembers of the instance; Anchored false: nothing.
 	Anchor   vault.Anchor
 	Anchored bool
+	// Next is the incarnation that a store restored from the backup begins.
+	Next uint64
 }
 
 // ErrBackupDead is returned for a backup whose keys Vault opens no longer.
@@ -72,6 +73,7 @@ func (o *offline) verify(ctx context.Context, r io.ReaderAt) (out BackupReport, 
 		return out, 0, fmt.Errorf("read the rollback anchor: %w", err)
 	}
 	out.Anchor, out.Anchored = a, err == nil
+	out.Next = max(backup.Incarnation, a.Incarnation) + 1
 	return out, version, nil
 }
 
@@ -81,13 +83,14 @@ func (o *offline) verify(ctx context.Context, r io.ReaderAt) (out BackupReport, 
 // what that brought; an error of its ends the restoring before anything is made.
 func Restore(ctx context.Context, c Config, backup *os.File, agree func(BackupReport) error) (restored store.Backup, err error) {
 	path := c.Config.Store.Path
-	if _, err := os.Lstat(path); err == nil {
-		return restored, fmt.Errorf("there is a store already: %s (nothing was changed; move it away first)", path)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return restored, fmt.Errorf("look for a store: %w", err)
+	if err := noStore(path); err != nil {
+		return restored, err
 	}
 	o, err := newOffline(ctx, c)
 	if err != nil {
+		return restored, err
+	}
+	if err := becomeOwner(filepath.Dir(path)); err != nil {
 		return restored, err
 	}
 	report, version, err := o.verify(ctx, backup)
@@ -103,8 +106,21 @@ func Restore(ctx context.Context, c Config, backup *os.File, agree func(BackupRe
 	if _, err := backup.Seek(0, io.SeekStart); err != nil {
 		return restored, fmt.Errorf("read the backup again: %w", err)
 	}
-	incarnation := max(report.Backup.Incarnation, report.Anchor.Incarnation) + 1
-	return o.restore(ctx, backup, incarnation, version)
+	return o.restore(ctx, backup, report.Next, version)
+}
+
+// ErrStoreExists is returned by Restore where there is a store already.
+var ErrStoreExists = errors.New("there is a store already, which is never overwritten")
+
+func noStore(path string) error {
+	_, err := os.Lstat(path)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s: %w", path, ErrStoreExists)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("look for a store: %w", err)
+	}
+	return nil
 }
 
 func (o *offline) restore(ctx context.Context, backup io.Reader, incarnation uint64, anchorVersion int) (restored store.Backup, err error) {
@@ -146,44 +162,23 @@ func (o *offline) anchorOf(ctx context.Context, driver *boltstore.DB) (vault.Anc
 	if o.Now != nil {
 		now = o.Now
 	}
-	host, _ := os.Hostname() // for people alone
 	return vault.Anchor{
 		StoreID: hex.EncodeToString(info.StoreID[:]), Incarnation: info.Incarnation, Generation: info.Generation,
-		KeyringDigest: hex.EncodeToString(info.Digest[:]), Time: now().UTC().Truncate(time.Second), Host: host,
+		KeyringDigest: hex.EncodeToString(info.Digest[:]), Time: now().UTC().Truncate(time.Second), Host: host(),
 	}, nil
 }
 
-// publish gives a finished file its name, unless that is taken, and to whom the
-// directory belongs: who restores is root, and the daemon is not.
+// publish gives a finished file its name, unless that is taken.
 func publish(file, name string) error {
-	dir := filepath.Dir(name)
-	if err := giveToOwner(dir, file); err != nil {
-		return err
-	}
 	if err := os.Link(file, name); err != nil { // not rename(2): it replaces
 		return err
 	}
 	if err := os.Remove(file); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
+	d, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func giveToOwner(dir, file string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
-	}
-	return os.Lchown(file, int(st.Uid), int(st.Gid))
 }

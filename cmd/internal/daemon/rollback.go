@@ -113,6 +113,12 @@ func (d *daemon) awaitAccept(ctx context.Context, r *rollback) (bool, error) {
 	case <-r.accept:
 		return true, nil
 	case <-time.After(lookAgain):
+	}
+	d.setRollback(nil)
+	select {
+	case <-r.accept: // in the same moment, and the administrator was told so
+		return true, nil
+	default:
 		return false, nil
 	}
 }

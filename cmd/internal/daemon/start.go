@@ -58,6 +58,9 @@ func (d *daemon) start(ctx, background context.Context, work *errgroup.Group) er
 		return err
 	}
 	s, err := d.assemble(ctx, incarnation)
+	if d.recalled != nil {
+		d.recalled.Wipe() // who took of it has copies, which max_stale and Vault's no wipe
+	}
 	if err != nil {
 		return err
 	}
@@ -215,6 +218,9 @@ func (d *daemon) insist(ctx context.Context, what string, step func(context.Cont
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, vault.ErrDenied) {
+			d.remember(nil) // no later start goes by the keys and secrets of before
+		}
 		d.waiting(what, err)
 		select {
 		case <-ctx.Done():
@@ -246,7 +252,7 @@ func isVaults(err error) bool {
 func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, error) {
 	s := &services{keys: keys}
 	var err error
-	if s.audit, err = d.openAudit(ctx, keys); err != nil {
+	if s.audit, err = d.openAudit(ctx, keys, audit.Event{Kind: audit.Note, Outcome: "started"}); err != nil {
 		return nil, err
 	}
 	s.store, err = store.Open(ctx, store.Config{Driver: d.driver, Keys: keys, Now: d.Now, ReplayWindow: d.cfg.Exchange.ReplayWindow.Std()})
@@ -258,7 +264,7 @@ func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, e
 		apps[user.ClientID(a.ClientID)] = broker.App{Name: a.Name, RequireClientUserID: a.RequireClientUserID}
 	}
 	s.broker, err = broker.New(broker.Config{
-		Store: recorded{s.store, s.audit}, Upstream: d.upstream, Secrets: d.secrets, Journal: s.audit, Apps: apps,
+		Store: recorded{users{s.store, d}, s.audit}, Upstream: d.upstream, Secrets: d.secrets, Journal: s.audit, Apps: apps,
 		Incarnation: keys.Incarnation(), Deadline: d.cfg.Exchange.Deadline.Std(), GiveUp: d.cfg.Exchange.GiveUp.Std(),
 		Now: d.Now, Logger: d.log, Step: d.Step,
 	})
@@ -268,7 +274,8 @@ func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, e
 	return s, nil
 }
 
-func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring) (*audit.Log, error) {
+// openAudit opens the log, and records first in it; that is signed on return.
+func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring, first audit.Event) (*audit.Log, error) {
 	log, err := audit.Open(ctx, audit.Config{
 		Path: d.cfg.Audit.Path, Instance: d.cfg.Instance, Incarnation: keys.Incarnation(),
 		Signer: keys.Signer(), SubjectKey: keys.Subject(), RotateSize: int64(d.cfg.Audit.RotateSize),
@@ -278,7 +285,7 @@ func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring) (*audit.L
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
 	}
-	err = log.Write(audit.Event{Kind: audit.Note, Outcome: "started"})
+	err = log.Write(first)
 	if err == nil {
 		err = log.Sign(ctx) // now, so that a log whose daemon is killed early is signed all the same
 	}

@@ -50,7 +50,8 @@ func (a *admin) CheckStore(ctx context.Context) (api.StoreCheck, error) {
 	if err != nil {
 		return api.StoreCheck{}, err
 	}
-	return api.StoreCheck{OK: len(r.Problems) == 0, Counts: r.Counts, Problems: r.Problems, Omitted: r.Omitted}, nil
+	out := api.StoreCheck{OK: len(r.Problems) == 0, Counts: r.Counts, States: r.States, Ambiguous: r.Ambiguous, Problems: r.Problems, Omitted: r.Omitted}
+	return out, nil
 }
 
 // errNotHere is what only a daemon with a configuration and a Vault can do.

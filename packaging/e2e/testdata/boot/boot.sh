@@ -23,7 +23,7 @@ leave() {
 trap leave EXIT
 # What nspawn's own filter denies and the unit asks for is let through; written as
 # one argument.
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout -k 5 180 systemd-nspawn -q -D "$root" --register=no --keep-unit --boot \
+SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout -k 5 90 systemd-nspawn -q -D "$root" --register=no --keep-unit --boot \
   --private-network --link-journal=no -M "$name" --bind="$share:/share" --bind-ro="$vault:/usr/local/bin/vault" \
   --bind-ro="$share/e2e.service:/etc/systemd/system/e2e.service" \
   "--system-call-filter=@memlock memfd_secret landlock_create_ruleset landlock_add_rule landlock_restrict_self open_by_handle_at bpf" \

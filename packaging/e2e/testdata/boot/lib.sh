@@ -4,7 +4,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 client=2e9574ecd415c99346879d07689ec1c732c11036
 public=/run/tokenvault/public/api.sock
 
-fail() { echo "FAIL: $*"; tokenvault status 2>&1 || true; journalctl -u tokenvault -n 40 --no-pager -o cat 2>&1 || true; exit 1; }
+fail() { echo "FAIL: $*"; tokenvault status 2>&1 || true; journalctl -u tokenvault -u vault-test -u sim-test -n 40 --no-pager -o cat 2>&1 || true; exit 1; }
 figure() { echo "figure: $*"; }
 now() { date +%s%3N; }
 
@@ -17,12 +17,19 @@ within() {
   done
 }
 
-start_vault() { # storage in a file: it survives a stop, and a reboot
-  mkdir -p /var/lib/vault-test
+start_vault() { # its storage survives a stop, and a reboot
+  mkdir -p /var/lib/vault-test/data
   cat >/var/lib/vault-test/vault.hcl <<'HCL'
-storage "file" { path = "/var/lib/vault-test/data" }
-listener "tcp" { address = "127.0.0.1:8200" tls_disable = true }
+storage "raft" {
+  path = "/var/lib/vault-test/data"
+  node_id = "one"
+}
+listener "tcp" {
+  address = "127.0.0.1:8200"
+  tls_disable = true
+}
 api_addr = "http://127.0.0.1:8200"
+cluster_addr = "http://127.0.0.1:8201"
 disable_mlock = true
 HCL
   systemctl reset-failed vault-test 2>/dev/null || true
