@@ -80,12 +80,16 @@ func (c *diskCase) afterwards(s sto, answer string) (stored string) {
 }
 
 // untilEnd exchanges for one user after the other until the daemon ends; last is
-// when the last one began.
+// when the first that was not stored began.
 func (c *diskCase) untilEnd() (sent []sto, answers []string, last time.Time) {
+	healthy := true
 	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit) && !c.ended(); {
 		s := c.event("other")
-		last = time.Now()
+		if healthy {
+			last = time.Now()
+		}
 		a := c.ask("public", "POST", tokens, s.json())
+		healthy = healthy && a == "200"
 		if sent, answers = append(sent, s), append(answers, a); a == "none" {
 			break
 		}
