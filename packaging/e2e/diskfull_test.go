@@ -24,8 +24,7 @@ type fullLoad struct {
 	all      sync.WaitGroup
 
 	stored, looked, again atomic.Int64
-	full                  atomic.Bool // the disk is
-	notStored, notLooked  first       // the first refusals
+	notStored, notLooked  first // the first refusals
 	fromReserve           atomic.Int64
 	unused                atomic.Int64 // bytes of the audit log's reserve at the first refused lookup
 
