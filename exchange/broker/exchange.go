@@ -27,7 +27,8 @@ const maxGrace = time.Second
 // ExchangePending the same call joins the exchange that goes on. RowDamaged: a row
 // of the user does not open, and only a repair helps; nothing was sent, or the
 // exchange is taken up again then. An error of no
-// kind is ctx's, or a defect.
+// kind is ctx's, or a defect. Beside an error the Result says only how the exchange
+// ended, for the record; "" when it has not.
 func (b *Broker) Exchange(ctx context.Context, x user.Exchange) (user.Result, error) {
 	if err := b.vet(x); err != nil {
 		return user.Result{}, err
@@ -153,7 +154,7 @@ func (b *Broker) leave(r *run, why error) error {
 // own, also the one who only joined, and the one who is answered from the store.
 func answer(x user.Exchange, r *run) (user.Result, error) {
 	if r.err != nil {
-		return user.Result{}, r.err
+		return user.Result{Outcome: r.result.Outcome}, r.err
 	}
 	known := r.result.ClientUserID
 	if x.ExpectedSet && known != x.Expected {

@@ -216,6 +216,7 @@ func (b *Broker) pursue(r *run, v verdict) {
 func (b *Broker) settle(r *run, outcome user.Outcome, result user.Result, err error) verdict {
 	b.mu.Lock()
 	r.result, r.err = result, err
+	r.result.Outcome = cmp.Or(result.Outcome, outcome)
 	r.phase = settled
 	if outcome == user.Stored {
 		r.line.committed = max(r.line.committed, r.intent.Arrival)

@@ -50,6 +50,8 @@ type world struct {
 	// product.
 	binary string
 	env    []string
+	// sockets are what it inherits, from descriptor 3 on.
+	sockets []*os.File
 	// life is whose end kills the daemon; nil: t's.
 	life testing.TB
 }
@@ -264,7 +266,7 @@ func (w *world) start(wrap ...string) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, w.env...)
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, w.sockets
 	cmd.SysProcAttr = asUser(daemonUID, publicGID, privateGID, adminGID)
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	must(w.t, cmd.Start())
