@@ -304,7 +304,7 @@ func runDiskFaults(t *testing.T, rows []diskFault) {
 				t.Error(d)
 			}
 			if t.Failed() {
-				t.Log(c.logTail())
+				t.Fatal(c.logTail())
 			}
 			row.print(t, "disk")
 		})

@@ -135,13 +135,18 @@ func (w *world) fillUp(name string) (free func()) {
 		w.t.Helper()
 		end()
 		must(w.t, errors.Join(os.Remove(ballast), os.Remove(full)))
+		w.await("room", func() bool { // who was killed in the middle of a write may hold it for a while
+			var st unix.Statfs_t
+			must(w.t, unix.Statfs(w.path(name), &st))
+			return st.Bavail*uint64(st.Bsize) > 4<<20
+		})
 	}
 }
 
-// await polls, for at most 20 seconds, what nobody tells.
+// await polls, for at most a minute, what nobody tells.
 func (w *world) await(what string, is func() bool) {
 	w.t.Helper()
-	for limit := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+	for limit := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(limit) {
 			w.t.Fatalf("waited in vain for %s\n%s", what, w.logTail())
 		}
