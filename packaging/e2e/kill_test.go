@@ -19,8 +19,8 @@ import (
 const (
 	killCallers = 64
 	killRounds  = 150 // of which each has a kill, and each third a second one
-	longWorlds  = 5   // an audit log and a store that grow for ever make checking them slow
-	longRounds  = 300
+	longWorlds  = 10  // an audit log and a store that grow for ever make checking them slow
+	longRounds  = 150
 	// hotUsers get half of all finish events, so that several of one user are
 	// under way at a time.
 	hotUsers = 24
