@@ -281,7 +281,11 @@ func (k *killing) judgeRefusal(e event, a answer, repeat bool) {
 		defer k.mu.Unlock()
 		k.figures.told++
 	default:
-		k.t.Errorf("an exchange (repeated: %v) is answered %d %s", repeat, a.status, code)
+		what := "an exchange"
+		if _, effect := k.up.lastOf(e.sessionToken); effect {
+			what = "lost: an exchange that took effect"
+		}
+		k.t.Errorf("%s (repeated: %v) is answered %d %s", what, repeat, a.status, code)
 	}
 }
 

@@ -87,12 +87,11 @@ func (w *world) awaitQuiet() int {
 	w.t.Helper()
 	for limit := time.Now().Add(30 * time.Second); time.Now().Before(limit); {
 		trace := w.trace()
-		acts := actions(trace)
-		i := len(acts) - 1
-		for i >= 0 && !strings.HasSuffix(acts[i], "audit") && !slices.Contains(auditKinds, acts[i]) {
-			i--
-		}
-		if i > 0 && acts[i] == "sync audit" && acts[i-1] == "write checkpoint" {
+		// Only what concerns the log: an answer may stand between the two.
+		acts := slices.DeleteFunc(actions(trace), func(act string) bool {
+			return !strings.HasSuffix(act, "audit") && !slices.Contains(auditKinds, act)
+		})
+		if n := len(acts); n > 1 && acts[n-1] == "sync audit" && acts[n-2] == "write checkpoint" {
 			return len(trace)
 		}
 		time.Sleep(10 * time.Millisecond) // strace tells nobody
