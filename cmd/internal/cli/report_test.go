@@ -60,9 +60,14 @@ func TestSocketWithBadConfiguration(t *testing.T) {
 	if err := os.WriteFile(path, []byte("[vault]\ntimeout = 5\ncolour = 'red'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ flag, socket, warning string }{
-		{"", "/run/tokenvault/admin/api.sock", "warning: the configuration cannot be read: " + path + ":2: vault.timeout: "},
-		{"/elsewhere", "/elsewhere", ""},
+	wrong := filepath.Join(dir, "wrong.toml") // can be decoded, and says where the daemon listens
+	if err := os.WriteFile(wrong, []byte("instance = 'NOT SO'\n[[listener]]\nname = 'admin'\npath = '/srv/admin/api.sock'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ path, flag, socket, warning, more string }{
+		{path, "", "/run/tokenvault/admin/api.sock", "warning: the configuration cannot be read: " + path + ":2: vault.timeout: ", " (and 1 more problem)"},
+		{wrong, "", "/srv/admin/api.sock", "warning: the configuration cannot be read: " + wrong + ": ", " more problems)"},
+		{path, "/elsewhere", "/elsewhere", "", ""},
 	} {
 		var stderr bytes.Buffer
 		p := &program{IO: IO{Stdout: io.Discard, Stderr: &stderr, Env: func(string) string { return "" }}}
@@ -71,7 +76,7 @@ func TestSocketWithBadConfiguration(t *testing.T) {
 			got, err = p.adminSocket(c)
 			return err
 		}}
-		args := []string{"tokenvault", "--config", path}
+		args := []string{"tokenvault", "--config", c.path}
 		if c.flag != "" {
 			args = append(args, "--socket", c.flag)
 		}
@@ -79,7 +84,7 @@ func TestSocketWithBadConfiguration(t *testing.T) {
 			t.Errorf("%q: asks %q, %v", args, got, err)
 		}
 		if text := stderr.String(); !strings.HasPrefix(text, c.warning) || (c.warning == "") != (text == "") ||
-			c.warning != "" && !strings.HasSuffix(text, " (and 1 more problem); asking "+c.socket+"\n") {
+			c.warning != "" && !strings.HasSuffix(text, c.more+"; asking "+c.socket+"\n") {
 			t.Errorf("%q: %q", args, text)
 		}
 	}

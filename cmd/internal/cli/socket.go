@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,8 +44,9 @@ func (p *program) socket(c *cli.Context, fallback string, pick func(config.Liste
 	}
 	cfg, err := p.load(c)
 	if wrong, ok := errors.AsType[*config.Error](err); ok {
-		p.warnAbout(wrong, fallback)
-		return fallback, nil
+		path := cmp.Or(picked(cfg, pick), fallback)
+		p.warnAbout(wrong, path)
+		return path, nil
 	}
 	named := flag(c, "config") != "" || p.Env("TOKENVAULT_CONFIG") != ""
 	switch {
@@ -53,12 +55,24 @@ func (p *program) socket(c *cli.Context, fallback string, pick func(config.Liste
 	case err != nil:
 		return "", err
 	}
-	for i, l := range cfg.Listeners {
-		if pick(l, i) {
-			return l.Path, nil
-		}
+	if path := picked(cfg, pick); path != "" {
+		return path, nil
 	}
 	return "", errors.New("the configuration has no listener named admin: give --socket PATH")
+}
+
+// picked is the path of a listener; "" when there is none. A file with mistakes may
+// say all the same where the daemon listens, if it could be decoded (cfg not nil).
+func picked(cfg *config.Config, pick func(config.Listener, int) bool) string {
+	if cfg == nil {
+		return ""
+	}
+	for i, l := range cfg.Listeners {
+		if pick(l, i) {
+			return l.Path
+		}
+	}
+	return ""
 }
 
 // warnAbout says that a socket is asked which the configuration may not have

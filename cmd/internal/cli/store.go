@@ -98,13 +98,24 @@ func (p *program) withoutSystemd(c *cli.Context, cfg *config.Config, err error) 
 }
 
 func printStoreCheck(w io.Writer, check api.StoreCheck) {
+	for _, row := range checkRows(check) {
+		table(w, row)
+	}
+	printProblems(w, check, "ok")
+}
+
+// checkRows is what a walk over a store or a backup has counted.
+func checkRows(check api.StoreCheck) (rows [][]string) {
 	for _, name := range slices.Sorted(maps.Keys(check.Counts)) {
-		table(w, []string{name, fmt.Sprint(check.Counts[name])})
+		rows = append(rows, []string{name, fmt.Sprint(check.Counts[name])})
 	}
 	for _, state := range slices.Sorted(maps.Keys(check.States)) {
-		table(w, []string{"users " + state, fmt.Sprint(check.States[state])})
+		rows = append(rows, []string{"users " + state, fmt.Sprint(check.States[state])})
 	}
-	table(w, []string{"ambiguous clientUserIds", fmt.Sprint(check.Ambiguous)})
+	return append(rows, []string{"ambiguous clientUserIds", fmt.Sprint(check.Ambiguous)})
+}
+
+func printProblems(w io.Writer, check api.StoreCheck, fine string) {
 	for _, problem := range check.Problems {
 		fmt.Fprintf(w, "PROBLEM %s\n", printable(problem))
 	}
@@ -112,6 +123,6 @@ func printStoreCheck(w io.Writer, check api.StoreCheck) {
 	case check.Omitted > 0:
 		fmt.Fprintf(w, "and %s\n", count(check.Omitted, "more problem"))
 	case check.OK:
-		fmt.Fprintln(w, "ok")
+		fmt.Fprintln(w, fine)
 	}
 }

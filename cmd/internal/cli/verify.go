@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 
 	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
 	"github.com/tokenvault/tokenvault/crypto/store"
+	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/urfave/cli/v2"
 )
 
@@ -130,20 +129,7 @@ func printVerified(w io.Writer, a verifyAnswer) {
 		{"made", a.MadeAt}, {"store", a.StoreID}, {"incarnation", fmt.Sprint(a.Incarnation)}, {"size", count(a.Bytes, "byte")},
 		{"Transit key", fmt.Sprintf("wrapped under version %d or later; Vault opens from %d, and wraps under %d", a.WrappedUnder, max(a.MinDecryption, 1), a.Latest)},
 	}
-	for _, name := range slices.Sorted(maps.Keys(a.Counts)) {
-		rows = append(rows, []string{name, fmt.Sprint(a.Counts[name])})
-	}
-	for _, state := range slices.Sorted(maps.Keys(a.States)) {
-		rows = append(rows, []string{"users " + state, fmt.Sprint(a.States[state])})
-	}
-	table(w, append(rows, []string{"ambiguous clientUserIds", fmt.Sprint(a.Ambiguous)})...)
-	for _, problem := range a.Problems {
-		fmt.Fprintf(w, "PROBLEM %s\n", printable(problem))
-	}
-	switch {
-	case a.Omitted > 0:
-		fmt.Fprintf(w, "and %s\n", count(a.Omitted, "more problem"))
-	case a.OK:
-		fmt.Fprintln(w, "ok: it is whole, and everything in it opens")
-	}
+	check := api.StoreCheck{OK: a.OK, Counts: a.Counts, States: a.States, Ambiguous: a.Ambiguous, Problems: a.Problems, Omitted: a.Omitted}
+	table(w, append(rows, checkRows(check)...)...)
+	printProblems(w, check, "ok: it is whole, and everything in it opens")
 }

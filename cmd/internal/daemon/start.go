@@ -90,7 +90,9 @@ func (d *daemon) assemble(ctx context.Context, incarnation uint64) (*services, e
 	}
 	s, err := d.build(ctx, keys)
 	if err == nil && incarnation > 0 {
-		err = noteAccepted(s.audit)
+		if err = noteAccepted(s.audit); err != nil {
+			err = errors.Join(err, s.audit.Close(), s.store.Close())
+		}
 	}
 	if err != nil {
 		keys.Close()
