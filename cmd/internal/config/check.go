@@ -71,6 +71,7 @@ var (
 	nameRE     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	instanceRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 	clientIDRE = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+	pinRE      = regexp.MustCompile(`^sha256/[A-Za-z0-9+/]{43}=$`)
 	pathRE     = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$`)
 )
 
@@ -197,6 +198,16 @@ func (k *checker) vault() {
 	if v.CAFile != "" {
 		k.absolute("vault.ca_file", v.CAFile)
 	}
+	k.pins("vault.pins", v.Pins)
+}
+
+// pins checks the form alone: the key is anybody's.
+func (k *checker) pins(key string, pins []string) {
+	for i, p := range pins {
+		if !pinRE.MatchString(p) {
+			k.bad(key, `[%d] wants "sha256/" and 44 characters of base64: the SHA-256 of a SubjectPublicKeyInfo`, i)
+		}
+	}
 }
 
 func within(path, dir string) bool { return strings.HasPrefix(path+"/", dir+"/") }
@@ -254,6 +265,7 @@ func (k *checker) upstream() {
 	if h.CAFile != "" {
 		k.absolute("humanapi.ca_file", h.CAFile)
 	}
+	k.pins("humanapi.pins", h.Pins)
 	if h.ProxyURL != "" {
 		k.proxy("humanapi.proxy_url", h.ProxyURL)
 	}

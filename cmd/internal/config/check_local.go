@@ -126,11 +126,8 @@ func (k *checker) resolve(key string, list []Account, from accounts) []uint32 {
 }
 
 func (k *checker) who(at string, r *Rule) {
-	switch {
-	case len(r.Units) > 0:
-		k.bad(at+".units", "this version cannot tell a caller's unit: use users and groups")
-	case len(r.Users) == 0 && len(r.Groups) == 0:
-		k.bad(at, "names nobody: it wants users or groups")
+	if len(r.Users) == 0 && len(r.Groups) == 0 && len(r.Units) == 0 {
+		k.bad(at, "names nobody: it wants users, groups or units")
 	}
 }
 
@@ -212,6 +209,7 @@ func (k *checker) limits() {
 	k.between("limits.header", l.Header, KiB, MiB)
 	k.positive("limits.header_timeout", l.HeaderTimeout)
 	k.positive("limits.body_timeout", l.BodyTimeout)
+	k.oneOf("sandbox.mode", k.Sandbox.Mode, "off", "auto", "require")
 	k.oneOf("sandbox.restart_memory", k.Sandbox.RestartMemory, "off", "auto", "unsafe-memfd")
 	k.oneOf("log.level", k.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", k.Log.Format, "auto", "text", "json")
@@ -239,9 +237,5 @@ func (k *checker) unbuilt() {
 			k.bad(key, "this version %s", text)
 		}
 	}
-	if k.oneOf("sandbox.mode", k.Sandbox.Mode, "off", "auto", "require") {
-		refuse(k.Sandbox.Mode == "require", "sandbox.mode", "has no sandbox to require")
-	}
-	refuse(k.Audit.Journald, "audit.journald", "does not send audit lines to journald")
 	refuse(k.Metrics.UnsafeListen != "", "metrics.unsafe_listen", "has no metrics")
 }

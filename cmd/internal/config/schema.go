@@ -87,8 +87,10 @@ type Rule struct {
 	// Names from /etc/group, or numbers; primary or supplementary. Any may match.
 	// Empty: no condition.
 	Groups []Account `toml:"groups"`
-	// System units, globs allowed. BUG: this version cannot tell a caller's unit,
-	// and refuses a rule with units.
+	// System units, such as "shop.service" or "shop@*.service". Any may match. What a
+	// user's own service manager runs is user@UID.service. Before Linux 6.5 a unit is
+	// read without proof: then access-token and proxy need users or groups beside
+	// it. Empty: no condition.
 	Units []string `toml:"units"`
 	// Also callers inside a container. They have no admin rights in any case.
 	Contained bool `toml:"contained"`
@@ -126,6 +128,9 @@ type Vault struct {
 	CAFile string `toml:"ca_file"`
 	// Name that Vault's certificate must have. "": the host of address.
 	TLSServerName string `toml:"tls_server_name"`
+	// "sha256/BASE64" of public keys (RFC 7469 section 2.4): the certificate chain
+	// must have one of them. Empty: no pin.
+	Pins []string `toml:"pins"`
 	// Duration. For one request.
 	Timeout Duration `toml:"timeout"`
 	// Mount of the KV v2 engine.
@@ -191,7 +196,14 @@ type HumanAPI struct {
 	Timeout Duration `toml:"timeout"`
 	// PEM file with the authorities that may sign. "": the system's.
 	CAFile string `toml:"ca_file"`
-	// http:// or https:// URL of a proxy. "": none.
+	// "sha256/BASE64" of public keys (RFC 7469 section 2.4): the certificate chain
+	// must have one of them. Empty: no pin.
+	Pins []string `toml:"pins"`
+	// Allows names in the origins that resolve to loopback, private or link-local
+	// addresses: for a relay of your own. Without it such an answer of the name
+	// service is refused. Addresses in the origins are taken as they are.
+	UnsafePrivateAddresses bool `toml:"unsafe_private_addresses"`
+	// http:// or https:// URL of a proxy, which then resolves the names. "": none.
 	ProxyURL string `toml:"proxy_url"`
 }
 
@@ -233,7 +245,8 @@ type Audit struct {
 	Reserve Size `toml:"reserve"`
 	// Size. A segment is closed when it is this large; at least 1MiB.
 	RotateSize Size `toml:"rotate_size"`
-	// Also send the lines to journald. BUG: refused by this version.
+	// Also send the lines to journald. The file stays what counts: what journald does
+	// not take in time is counted and left out there.
 	Journald bool `toml:"journald"`
 }
 
@@ -271,9 +284,10 @@ type Log struct {
 
 // Sandbox is what the daemon takes from itself after start.
 type Sandbox struct {
-	// "off" or "auto". BUG: this version has no sandbox of its own: "auto" does
-	// nothing and "require" is refused. The service unit's hardening is apart
-	// from this.
+	// Landlock(7) and seccomp(2), derived from this file: which files, TCP ports and
+	// system calls the daemon may use from then on. "auto": what the kernel has.
+	// "require": the daemon does not start when a part is missing, and names it.
+	// "off": none. The service unit's hardening is apart from this.
 	Mode string `toml:"mode"`
 	// Survive a restart during an outage of Vault, or after a wrapped secret id was
 	// used: keys, clientSecrets and Vault's token stay in memory that systemd keeps
