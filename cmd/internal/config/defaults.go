@@ -24,6 +24,7 @@ func defaults() *Config {
 			AuthURL: "https://auth.humanapi.co",
 			DataURL: "https://api.humanapi.co",
 			Timeout: Duration(10 * time.Second),
+			Pins:    []string{},
 		},
 		Exchange: Exchange{
 			Deadline:     Duration(30 * time.Second),
@@ -51,6 +52,7 @@ func defaults() *Config {
 func defaultVault() Vault {
 	return Vault{
 		Timeout:       Duration(5 * time.Second),
+		Pins:          []string{},
 		KVMount:       "secret",
 		AppsPath:      "tokenvault/apps",
 		StatePath:     "tokenvault/state",
