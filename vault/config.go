@@ -18,6 +18,7 @@ type Config struct {
 	Namespace     string        // "" = none
 	CAFile        string        // PEM; "" = the system's authorities. Read once, by New
 	TLSServerName string        // "" = the host of Address
+	Pins          []string      // "sha256/BASE64" (RFC 7469, section 2.4): keys of which one must be in Vault's verified chain; none: any
 	Timeout       time.Duration // of one request, 0 = 5 s
 
 	KVMount      string // KV v2, default "secret"
@@ -111,6 +112,12 @@ func (c Config) checkPlace() error {
 	}
 	if c.Timeout < 0 || c.Heartbeat < 0 {
 		return errors.New("vault timeout: must not be negative")
+	}
+	if _, err := newPins(c.Pins); err != nil {
+		return err
+	}
+	if len(c.Pins) > 0 && !strings.HasPrefix(c.Address, "https://") {
+		return errors.New("vault pins: need an https address")
 	}
 	return c.paths().check()
 }

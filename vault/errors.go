@@ -101,6 +101,9 @@ func inOurWords(err error) *noAnswer {
 }
 
 func certificateTrouble(err error) (*noAnswer, bool) {
+	if errors.Is(err, errNoPin) {
+		return &noAnswer{why: errNoPin.Error()}, true
+	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return &noAnswer{why: "its certificate is signed by no authority that ca_file, or the system, names"}, true
 	}

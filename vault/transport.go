@@ -39,6 +39,14 @@ func newTransport(c Config) (*transport, error) {
 	if err != nil {
 		return nil, err
 	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.TLSServerName}
+	pinned, err := newPins(c.Pins)
+	if err != nil {
+		return nil, err
+	}
+	if pinned != nil {
+		config.VerifyConnection = pinned.check
+	}
 	dialer := &net.Dialer{Timeout: c.Timeout, KeepAlive: 30 * time.Second}
 	if c.UnsafePlainHTTP {
 		dialer.Control = loopbackOnly
@@ -50,7 +58,7 @@ func newTransport(c Config) (*transport, error) {
 	return &transport{timeout: c.Timeout, sent: new(atomic.Uint64), base: &http.Transport{
 		Proxy:                  nil, // the environment's are not ours
 		DialContext:            dial,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.TLSServerName},
+		TLSClientConfig:        config,
 		ForceAttemptHTTP2:      true,
 		MaxResponseHeaderBytes: maxHeader,
 		MaxIdleConnsPerHost:    4,

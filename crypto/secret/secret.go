@@ -1,4 +1,5 @@
-// Package secret holds a secret that cannot be printed.
+// Package secret holds a secret that cannot be printed, and keeps those that live
+// long outside the garbage-collected heap.
 //
 // It trusts nothing and nobody: a [Text] shows "[secret]" to fmt, slog,
 // encoding/json, encoding/gob and every other reader of Go values, because its
@@ -10,9 +11,21 @@
 // anywhere. Bytes come out through [Text.Reveal] alone, and the list of files
 // that call it is pinned by a test.
 //
-// BUG: the bytes live in the garbage-collected heap. [Text.Wipe] clears the one
-// copy that a Text owns; copies made by Reveal's callers, by encoders and by
-// TLS are not reached.
+// # Where the bytes are
+//
+// [New] puts them on the heap: for what lives as long as a request. [Keep] puts them
+// into one region of the process ([Region]) that is locked into memory, stands
+// between two pages that cannot be touched, and is in no core dump and no child:
+// memfd_secret(2) where the kernel gives it, which not even root reads from outside.
+// That is for keys, credentials and whatever else lives long. Wipe clears a place in
+// it, and for a minute nobody else gets it.
+//
+// An attacker who can run code in this process reads all of it. The region is against
+// swap, core dumps, /proc/PID/mem, and copies that nobody knows of.
+//
+// BUG: what [Text.Reveal]'s callers, encoders and TLS copy is not reached by Wipe.
+// Registers and stacks keep parts of what was computed until they are used again: of
+// a [MAC], nothing that is the key byte for byte.
 package secret
 
 import (
@@ -27,29 +40,45 @@ const placeholder = "[secret]"
 
 // Text is a secret byte string. The zero Text is empty. Copies of a Text share
 // the same bytes: wiping one wipes all.
-type Text struct{ bytes func() []byte }
+type Text struct{ held func() ([]byte, *place) }
 
-// New returns a Text with a copy of b. The caller still owns b, and should
-// clear it when it is the only other copy.
+// New returns a Text with a copy of b, on the heap. The caller still owns b, and
+// should clear it when it is the only other copy.
 func New(b []byte) Text {
 	if len(b) == 0 {
 		return Text{}
 	}
 	own := make([]byte, len(b))
 	copy(own, b)
-	return Text{bytes: func() []byte { return own }}
+	return Text{held: func() ([]byte, *place) { return own, nil }}
+}
+
+// Keep is New with the copy in the locked region, until Wipe: a kept Text that is
+// dropped without one holds its place as long as the process lives. It never fails:
+// what finds no room in the region, or no region, is on the heap, and
+// [RegionStatus].Spilled counts it.
+func Keep(b []byte) Text { return theRegion().keep(b) }
+
+func (r *region) keep(b []byte) Text {
+	if len(b) == 0 {
+		return Text{}
+	}
+	p := r.put(b)
+	return Text{held: func() ([]byte, *place) { return p.reveal(), p }}
 }
 
 // FromString is New for a string, which Go cannot clear.
 func FromString(s string) Text { return New([]byte(s)) }
 
 // Reveal returns the bytes themselves, not a copy: the caller must neither
-// change nor keep them. It returns nil for an empty Text.
+// change nor keep them, and after Wipe they are zeros, or for a kept Text may be, a
+// minute later, another secret's. It returns nil for an empty Text.
 func (t Text) Reveal() []byte {
-	if t.bytes == nil {
+	if t.held == nil {
 		return nil
 	}
-	return t.bytes()
+	b, _ := t.held()
+	return b
 }
 
 // Len is the number of bytes.
@@ -64,7 +93,16 @@ func (t Text) Equal(o Text) bool {
 }
 
 // Wipe overwrites the bytes with zeros. Every copy of t reads zeros afterwards.
-func (t Text) Wipe() { clear(t.Reveal()) }
+func (t Text) Wipe() {
+	if t.held == nil {
+		return
+	}
+	if b, p := t.held(); p != nil {
+		p.wipe()
+	} else {
+		clear(b)
+	}
+}
 
 // String returns "[secret]".
 func (t Text) String() string { return placeholder }

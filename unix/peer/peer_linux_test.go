@@ -2,7 +2,6 @@ package peer
 
 import (
 	"bufio"
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -98,7 +97,7 @@ func TestOtherUser(t *testing.T) {
 	}
 	for _, groups := range [][]uint32{{5, 60}, many} {
 		c := connect(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 33, Gid: 34, Groups: groups}})
-		got, err := FromConn(c.conn)
+		got, err := identify(c.conn)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +109,7 @@ func TestOtherUser(t *testing.T) {
 
 func TestContained(t *testing.T) {
 	c := connect(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Credential: &syscall.Credential{Uid: 33, Gid: 34}})
-	got, err := FromConn(c.conn)
+	got, err := identify(c.conn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,69 +118,11 @@ func TestContained(t *testing.T) {
 	}
 }
 
-// TestGone: who has exited cannot be looked at, and counts as contained, with
-// and without SO_PEERPIDFD.
-func TestGone(t *testing.T) {
-	for _, option := range []int{soPeerPIDFD, noSuchOption} {
-		c := connect(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 33, Gid: 34}})
-		pidfdOption = option
-		c.end()
-		got, err := FromConn(c.conn)
-		pidfdOption = soPeerPIDFD
-		if err != nil || got.UID != 33 || !got.Contained {
-			t.Errorf("option %d: got %+v, %v", option, got, err)
-		}
-	}
-}
-
-// TestPidTakenOver: the pid's number shows a live process that is not the one
-// at the other end. It is played by asking about our own pid.
-func TestPidTakenOver(t *testing.T) {
-	c := connect(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 33, Gid: 34}})
-	c.end()
-	in := true
-	raw, err := c.conn.SyscallConn()
+func identify(c *net.UnixConn) (Caller, error) {
+	p, err := Reader{}.Hold(c)
 	if err != nil {
-		t.Fatal(err)
+		return Caller{}, err
 	}
-	if err := raw.Control(func(fd uintptr) { in = contained(int(fd), int32(os.Getpid())) }); err != nil {
-		t.Fatal(err)
-	}
-	var probe int
-	_ = raw.Control(func(fd uintptr) { probe, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soPeerPIDFD) })
-	if err == nil {
-		_ = syscall.Close(probe)
-	}
-	if !in && !errors.Is(err, syscall.ENOPROTOOPT) {
-		t.Error("another process was taken for the caller")
-	}
-}
-
-// noSuchOption stands for an older kernel.
-const noSuchOption = 9999
-
-func TestOlderKernel(t *testing.T) {
-	pidfdOption = noSuchOption
-	defer func() { pidfdOption = soPeerPIDFD }()
-	c := connect(t, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 33, Gid: 34}})
-	if got, err := FromConn(c.conn); err != nil || got.UID != 33 || got.Contained {
-		t.Errorf("got %+v, %v", got, err)
-	}
-}
-
-func TestOutsideOurPidNamespace(t *testing.T) {
-	if !contained(-1, 0) || !contained(-1, -1) {
-		t.Error("pid 0 must count as contained")
-	}
-}
-
-func FuzzNested(f *testing.F) {
-	for _, s := range []string{"Name:\tx\nNSpid:\t12\n", "NSpid:\t12\t1\n", "NSpid:\n", "", "Name:\tNSpid:\t1\nNSpid:\t1\t2\n"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, status string) {
-		if in, err := nested(status); err != nil && !in {
-			t.Error("an unreadable status must count as contained")
-		}
-	})
+	defer func() { _ = p.Close() }()
+	return p.Identify(), nil
 }

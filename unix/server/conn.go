@@ -21,6 +21,7 @@ type conn struct {
 	*net.UnixConn
 	server   *Server
 	listener string
+	process  *peer.Process // held until Close
 	caller   peer.Caller
 	view     *policy.View
 	class    class
@@ -48,7 +49,7 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 
 // Close gives the slot back.
 func (c *conn) Close() error {
-	c.once.Do(func() { c.server.gate.leave(c) })
+	c.once.Do(func() { c.server.gate.leave(c); _ = c.process.Close() })
 	return c.UnixConn.Close()
 }
 
@@ -143,17 +144,21 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			a.server.log.Error("connection is not a unix socket", "listener", a.name)
 			continue
 		}
-		caller, err := peer.FromConn(u)
+		process, err := a.server.peers.Hold(u)
 		if err != nil {
 			_ = raw.Close()
 			a.server.log.Warn("caller cannot be identified", "listener", a.name, "error", err)
 			continue
 		}
-		c := &conn{UnixConn: u, server: a.server, listener: a.name, caller: caller}
+		c := &conn{UnixConn: u, server: a.server, listener: a.name, process: process, caller: process.Identify()}
 		c.class = a.server.classify(c)
 		if a.server.gate.enter(c) {
 			return c, nil
 		}
-		_ = u.Close()
+		_, _ = u.Close(), process.Close()
 	}
 }
+
+// stillThere reports whether the process that connected is there yet. What must
+// not outlive it (access-token, proxy, forget, admin) asks for every request.
+func (q *call) stillThere() bool { return q.conn.process.Alive() }

@@ -31,6 +31,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
+	"github.com/tokenvault/tokenvault/unix/peer"
 	"github.com/tokenvault/tokenvault/unix/policy"
 )
 
@@ -78,6 +79,7 @@ type Config struct {
 	// them. They are counted, and noted in the log when it works again. Nothing
 	// that must be durable, and no access token, is ever answered unrecorded.
 	UnrecordedLookups bool
+	Peers             peer.Reader // says who connects
 	Now               func() time.Time
 	Logger            *slog.Logger
 }
@@ -85,6 +87,7 @@ type Config struct {
 // Server serves the sockets. All methods may be called concurrently; Run once.
 type Server struct {
 	listeners []Listener
+	peers     peer.Reader
 	policy    atomic.Pointer[policy.Policy]
 	services  atomic.Pointer[Services]
 	limits    Limits
@@ -133,7 +136,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		listeners: c.Listeners, limits: limits, health: c.Health, version: c.Version, admin: c.Admin,
 		drainFor: c.DrainTimeout, required: maps.Clone(c.RequireClientUserID), durable: maps.Clone(c.Durable),
-		now: c.Now, log: c.Logger,
+		peers: c.Peers, now: c.Now, log: c.Logger,
 	}
 	s.lookups.allowed = c.UnrecordedLookups
 	s.defaults()
