@@ -38,6 +38,7 @@ var layers = map[string]int{
 
 	"cmd/internal/config":    7,
 	"cmd/internal/restart":   7,
+	"cmd/internal/sandbox":   7,
 	"unix/client/clienttest": 7,
 
 	"cmd/internal/daemon": 8,

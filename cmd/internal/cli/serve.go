@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
 	"github.com/tokenvault/tokenvault/cmd/internal/restart"
+	"github.com/tokenvault/tokenvault/cmd/internal/sandbox"
 	"github.com/urfave/cli/v2"
 )
 
@@ -22,6 +24,7 @@ func (p *program) serve() *cli.Command {
 			"stops; SIGHUP reads the rules again.",
 		example: "tokenvault serve --config /etc/tokenvault/tokenvault.toml",
 		run: func(c *cli.Context) error {
+			hardened := sandbox.Harden() // before anything secret is read
 			cfg, err := p.load(c)
 			if err != nil {
 				return err
@@ -39,6 +42,10 @@ func (p *program) serve() *cli.Command {
 			if err != nil {
 				return err
 			}
+			confined, err := confine(cfg, inherited, log)
+			if err != nil {
+				return err
+			}
 			keep, drop := keeper(p.Env)
 			watchdog, err := sd.SdWatchdogEnabled(false)
 			if err != nil {
@@ -49,7 +56,8 @@ func (p *program) serve() *cli.Command {
 			defer end()
 			return daemon.Run(c.Context, daemon.Config{
 				Config: cfg, Version: buildInfo().Version, Listeners: inherited.sockets, Watchdog: watchdog, Logger: log,
-				Memory: inherited.memory, Keep: keep, Drop: drop, Now: testing.now, Step: testing.step,
+				Memory: inherited.memory, Keep: keep, Drop: drop, Now: testing.now, Step: testing.step, Peers: testing.peers,
+				Confined: append(hardened, confined...),
 				Notify: func(state string) {
 					if _, err := sd.SdNotify(false, state); err != nil {
 						log.Warn("systemd was not told", "error", err)
@@ -60,6 +68,24 @@ func (p *program) serve() *cli.Command {
 			})
 		},
 	})
+}
+
+// confine puts the process into its sandbox. From here on it has what its
+// configuration needs, and nothing else.
+func confine(cfg *config.Config, i inherited, log *slog.Logger) ([]sandbox.Part, error) {
+	profile, err := daemon.Confinement(cfg, len(i.sockets) > 0)
+	if err != nil {
+		return nil, err
+	}
+	profile.Logger = log
+	parts, err := sandbox.Enter(profile)
+	if err != nil {
+		return nil, advise(fmt.Errorf("enter the sandbox: %w", err), `sandbox.mode = "auto" does with what this machine has; tokenvault status shows what is missing`)
+	}
+	if missing := sandbox.Missing(parts); missing != "" && profile.Mode != sandbox.Off {
+		log.Warn("the sandbox lacks a part", "missing", missing)
+	}
+	return parts, nil
 }
 
 func (p *program) hangups(ctx context.Context) <-chan struct{} {

@@ -19,8 +19,10 @@ import (
 //	                               exchange comes to that step (broker.Config.Step)
 //	TOKENVAULT_TEST_CLOCK=FILE     the clock is ahead by the duration in FILE, which
 //	                               is read again each time somebody asks for the time
+//	TOKENVAULT_TEST_OLDKERNEL=1    callers are told as before Linux 6.5
 func testSwitch(env func(string) string) (switched, error) {
 	var s switched
+	s.peers.WithoutPeerPIDFD = env("TOKENVAULT_TEST_OLDKERNEL") != ""
 	if file := env("TOKENVAULT_TEST_CLOCK"); file != "" {
 		s.now = func() time.Time { return time.Now().Add(offset(file)) }
 	}

@@ -30,6 +30,7 @@ import (
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/cmd/internal/restart"
+	"github.com/tokenvault/tokenvault/cmd/internal/sandbox"
 	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/store"
@@ -37,6 +38,7 @@ import (
 	"github.com/tokenvault/tokenvault/exchange"
 	"github.com/tokenvault/tokenvault/exchange/broker"
 	"github.com/tokenvault/tokenvault/exchange/user"
+	"github.com/tokenvault/tokenvault/unix/peer"
 	"github.com/tokenvault/tokenvault/unix/server"
 	"github.com/tokenvault/tokenvault/vault"
 	"golang.org/x/sync/errgroup"
@@ -65,8 +67,11 @@ type Config struct {
 	Memory *os.File
 	Keep   func(name string, f *os.File) error
 	Drop   func(name string) error
-	// Step is the broker's, for tests.
+	// Confined is what the process has given up, for the status.
+	Confined []sandbox.Part
+	// Step is the broker's, and Peers how callers are told, for tests.
 	Step   func(name string)
+	Peers  peer.Reader
 	Now    func() time.Time
 	Logger *slog.Logger
 }
