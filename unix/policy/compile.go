@@ -74,7 +74,10 @@ func compile(r Rule, apps []App) (*rule, error) {
 	}
 	out := &rule{
 		name: r.Name, users: slices.Clone(r.Users), groups: slices.Clone(r.Groups), contained: r.Contained,
-		apps: slices.Clone(r.Apps), grants: grants, patterns: slices.Clone(r.Paths),
+		apps: slices.Clone(r.Apps), grants: grants, patterns: slices.Clone(r.Paths), globs: slices.Clone(r.Units),
+	}
+	for _, glob := range r.Units {
+		out.units = append(out.units, matchable(glob))
 	}
 	for _, pattern := range r.Paths {
 		if !canonical(pattern) {
@@ -96,10 +99,16 @@ func checkConditions(r Rule) error {
 		return fmt.Errorf("its name must be 1 to %d printable bytes", maxName)
 	case r.Name == RootRule:
 		return fmt.Errorf("the name stands for uid 0 on the admin socket in the audit log: choose another")
-	case len(r.Units) > 0:
-		return fmt.Errorf("units: this version cannot tell the unit of a caller; use users or groups")
-	case len(r.Users) == 0 && len(r.Groups) == 0:
-		return fmt.Errorf("it has neither users nor groups, so anybody would match")
+	case len(r.Users)+len(r.Groups)+len(r.Units) == 0:
+		return fmt.Errorf("it has neither users nor groups nor units, so anybody would match")
+	}
+	for _, glob := range r.Units {
+		if err := checkUnit(glob); err != nil {
+			return fmt.Errorf("unit %q: %w", glob, err)
+		}
+		if len(r.Users)+len(r.Groups) == 0 && anyUnit(glob) {
+			return fmt.Errorf("unit %q: without users and groups that is everybody: name one of them too, or the unit", glob)
+		}
 	}
 	return nil
 }

@@ -6,6 +6,11 @@
 // the caller, the app, the grant and (for the proxy) the path, and the socket's
 // ceiling has the grant: rules never lend each other parts. It never looks
 // names up, never reads a request, and keeps no state but rate buckets.
+//
+// One evaluator, in match.go, says which conditions of a rule do not hold. What
+// decides requests ([View]) and what explains decisions ([Policy.Explain],
+// [Policy.WhoCan], [Policy.Suggest]) both ask it, so that an explanation cannot
+// drift from what happens.
 package policy
 
 import (
@@ -32,10 +37,19 @@ type App struct {
 // Rule lets some callers do some things. All given conditions must hold; within
 // a list any item may match.
 type Rule struct {
-	Name      string      // required, unique; stands in the audit log
-	Users     []uint32    // effective uid; none: no condition
-	Groups    []uint32    // effective or supplementary gid; none: no condition
-	Units     []string    // refused: not built yet
+	Name   string   // required, unique; stands in the audit log
+	Users  []uint32 // effective uid; none: no condition
+	Groups []uint32 // effective or supplementary gid; none: no condition
+	// Units are globs of the system manager's units; none: no condition. As in
+	// path.Match, "*" is any characters, "?" one and "[a-c]" one of a class; a
+	// backslash stands for itself, because escaped unit names have it
+	// (systemd.unit(5), "\x2d" for "-"). "user@1000.service" is a user's own manager
+	// as a whole: whatever that user starts in it.
+	//
+	// A rule with units and neither users nor groups does not give access-token or
+	// proxy to a caller whose unit is not proven ([peer.Caller].Proven): before Linux
+	// 6.5 none is.
+	Units     []string
 	Contained bool        // also callers in a container
 	Apps      []App       // required unless all grants are of the admin socket, where none means all apps
 	Grants    []api.Grant // required
@@ -95,8 +109,9 @@ func (p *Policy) Apps(c peer.Caller, listener string, g api.Grant) []App {
 }
 
 // Rights returns the rules that match the caller, with what the socket's
-// ceiling leaves of their grants. A rule of which it leaves nothing is listed
-// without grants, so that its owner sees why.
+// ceiling leaves of their grants, and what the caller's containment and proof do.
+// A rule of which nothing is left is listed without grants, so that its owner
+// sees why.
 func (p *Policy) Rights(c peer.Caller, listener string) []api.Right {
 	return p.View(c, listener).Rights()
 }
@@ -107,22 +122,20 @@ func (p *Policy) CountApps() int { return len(p.apps) }
 // View is what a Policy says about one caller on one socket, worked out once
 // for a connection.
 type View struct {
-	policy  *Policy
-	uid     uint32
-	rules   []*rule
-	root    bool
-	ceiling grantSet
+	policy   *Policy
+	caller   peer.Caller
+	listener string
+	rules    []*rule // that match the caller
+	root     bool
+	ceiling  grantSet
 }
 
 // View matches the caller against the rules.
 func (p *Policy) View(c peer.Caller, listener string) *View {
-	v := &View{policy: p, uid: c.UID, ceiling: p.ceilings[listener]}
-	if c.Contained {
-		v.ceiling &^= adminGrants
-	}
+	v := &View{policy: p, caller: c, listener: listener, ceiling: p.ceilings[listener]}
 	v.root = listener == AdminListener && c.UID == 0 && !c.Contained && !p.overflow.user(0)
 	for _, r := range p.rules {
-		if r.matches(c, p.overflow) {
+		if r.caller(c, p.overflow) == 0 {
 			v.rules = append(v.rules, r)
 		}
 	}
@@ -137,23 +150,32 @@ func (v *View) Known() bool { return v.root || len(v.rules) > 0 }
 
 // Decide is as [Policy.Decide].
 func (v *View) Decide(app user.ClientID, g api.Grant, path string) Decision {
-	d := Decision{App: v.policy.appName(app)}
-	if !v.ceiling.has(g) || (d.App == "" && (app != "" || !g.IsAdmin())) {
-		return d
-	}
-	if v.root {
-		d.Allowed, d.Rule = true, RootRule
-		return d
-	}
-	for _, r := range v.rules {
-		if r.allows(app, g, path) {
-			d.Rule = r.name
-			d.RetryAfter = v.policy.buckets.draw(r, v.uid)
-			d.Allowed = d.RetryAfter == 0
-			return d
-		}
+	d, r := v.decide(app, g, path)
+	if r != nil {
+		d.RetryAfter = v.policy.buckets.draw(r, v.caller.UID)
+		d.Allowed = d.RetryAfter == 0
 	}
 	return d
+}
+
+// decide draws from no rate. r is the rule that decides; nil: none does, or uid 0
+// of the admin socket is allowed without one.
+func (v *View) decide(app user.ClientID, g api.Grant, path string) (d Decision, r *rule) {
+	d.App = v.policy.appName(app)
+	if !v.ceiling.has(g) || (d.App == "" && (app != "" || !g.IsAdmin())) {
+		return d, nil
+	}
+	if v.root && (g != api.GrantProxy || canonical(path)) {
+		d.Allowed, d.Rule = true, RootRule
+		return d, nil
+	}
+	for _, r := range v.rules {
+		if r.request(v.caller, app, g, path) == 0 {
+			d.Allowed, d.Rule = true, r.name
+			return d, r
+		}
+	}
+	return d, nil
 }
 
 // AppName is the name of an app that is configured, else "". It says nothing
@@ -167,12 +189,27 @@ func (v *View) Apps(g api.Grant) []App {
 	}
 	var out []App
 	for _, a := range v.policy.apps {
-		if v.root || slices.ContainsFunc(v.rules, func(r *rule) bool { return r.grants.has(g) && r.hasApp(a.ClientID, g) }) {
+		if v.holds(a, g) {
 			out = append(out, a)
 		}
 	}
 	return out
 }
+
+// holds: for some path, where the grant is about one.
+func (v *View) holds(a App, g api.Grant) bool {
+	return v.root || slices.ContainsFunc(v.rules, func(r *rule) bool { return r.withholds(v.caller, g) == 0 && r.hasApp(a.ClientID, g) })
+}
+
+// WantsProof reports whether a rule would allow this if the caller's unit were
+// proven: it is about rules that match the caller alone.
+func (v *View) WantsProof(app user.ClientID, g api.Grant, path string) bool {
+	return v.ceiling.has(g) && v.policy.appName(app) != "" &&
+		slices.ContainsFunc(v.rules, func(r *rule) bool { return r.request(v.caller, app, g, path) == failProof })
+}
+
+// InCeiling reports whether anybody can have the grant on this socket.
+func (v *View) InCeiling(g api.Grant) bool { return v.ceiling.has(g) }
 
 // Rights is as [Policy.Rights].
 func (v *View) Rights() []api.Right {
@@ -181,7 +218,7 @@ func (v *View) Rights() []api.Right {
 		out = append(out, api.Right{Rule: RootRule, Apps: names(v.policy.apps), Grants: v.ceiling.list()})
 	}
 	for _, r := range v.rules {
-		out = append(out, api.Right{Rule: r.name, Apps: names(r.apps), Grants: (r.grants & v.ceiling).list(), Paths: r.patterns})
+		out = append(out, api.Right{Rule: r.name, Apps: names(r.apps), Grants: (r.given(v.caller) & v.ceiling).list(), Paths: r.patterns})
 	}
 	return out
 }
@@ -210,7 +247,7 @@ func (v *View) Only(g api.Grant) (only App, n int) {
 		return App{}, 0
 	}
 	for _, a := range v.policy.apps {
-		if !v.root && !slices.ContainsFunc(v.rules, func(r *rule) bool { return r.grants.has(g) && r.hasApp(a.ClientID, g) }) {
+		if !v.holds(a, g) {
 			continue
 		}
 		if n++; n == 2 {

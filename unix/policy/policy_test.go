@@ -27,12 +27,15 @@ func web() policy.Rule {
 
 func TestNewRefuses(t *testing.T) {
 	for want, change := range map[string]func(*policy.Rule){
-		"neither users nor groups": func(r *policy.Rule) { r.Users = nil },
+		"nor groups nor units": func(r *policy.Rule) { r.Users = nil },
 		"no apps":                  func(r *policy.Rule) { r.Apps = nil },
 		"no grants":                func(r *policy.Rule) { r.Grants = nil },
 		"needs paths":              func(r *policy.Rule) { r.Grants = []api.Grant{api.GrantProxy} },
 		"paths mean nothing":       func(r *policy.Rule) { r.Paths = []string{"/v1/human"} },
-		"cannot tell the unit":     func(r *policy.Rule) { r.Units = []string{"shop.service"} },
+		"that is everybody":        func(r *policy.Rule) { r.Users, r.Units = nil, []string{"*.service"} },
+		"is no glob":               func(r *policy.Rule) { r.Units = []string{"shop[.service"} },
+		"matches none":             func(r *policy.Rule) { r.Units = []string{"shop.socket"} },
+		"letters, digits":          func(r *policy.Rule) { r.Units = []string{"/system.slice/shop.service"} },
 		"does not exist":           func(r *policy.Rule) { r.Grants = []api.Grant{"everything"} },
 		"app \"x\" does not exist": func(r *policy.Rule) { r.Apps = []policy.App{{Name: "x", ClientID: "x"}} },
 		"printable":                func(r *policy.Rule) { r.Name = "a\nb" },

@@ -13,6 +13,9 @@ import (
 // grantSet has a bit for each of api.Grants.
 type grantSet uint32
 
+// provenGrants show health data: a unit that may be another's does not give them.
+var provenGrants = bit(api.GrantAccessToken) | bit(api.GrantProxy)
+
 var adminGrants = func() (s grantSet) {
 	for _, g := range api.Grants {
 		if g.IsAdmin() {
@@ -55,6 +58,8 @@ func (o overflow) group(id uint32) bool { return id == o.gid || id == peer.Overf
 type rule struct {
 	name          string
 	users, groups []uint32
+	units         []string // for path.Match
+	globs         []string // the same as they were written
 	contained     bool
 	apps          []App
 	grants        grantSet
@@ -62,26 +67,6 @@ type rule struct {
 	paths         []*regexp.Regexp
 	perSecond     float64
 	burst         int
-}
-
-func (r *rule) matches(c peer.Caller, o overflow) bool {
-	if c.Contained && !r.contained {
-		return false
-	}
-	if len(r.users) > 0 && (o.user(c.UID) || !slices.Contains(r.users, c.UID)) {
-		return false
-	}
-	return len(r.groups) == 0 || r.matchesGroup(c.GID, o) ||
-		slices.ContainsFunc(c.Groups, func(g uint32) bool { return r.matchesGroup(g, o) })
-}
-
-func (r *rule) matchesGroup(g uint32, o overflow) bool {
-	return !o.group(g) && slices.Contains(r.groups, g)
-}
-
-// allows leaves the caller and the ceiling to the View.
-func (r *rule) allows(app user.ClientID, g api.Grant, path string) bool {
-	return r.grants.has(g) && r.hasApp(app, g) && (g != api.GrantProxy || r.hasPath(path))
 }
 
 // hasApp: an admin grant without an app asks for nothing that belongs to one,
