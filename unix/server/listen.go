@@ -41,7 +41,7 @@ func listen(c ListenConfig) (net.Listener, error) {
 		return nil, errors.New("it needs an absolute path and a mode of permission bits")
 	}
 	dir := filepath.Dir(c.Path)
-	if err := makeDir(dir); err != nil {
+	if err := MakeDir(dir); err != nil {
 		return nil, err
 	}
 	unlock, err := lockDir(dir)
@@ -55,12 +55,13 @@ func listen(c ListenConfig) (net.Listener, error) {
 	return bind(c, dir)
 }
 
-// makeDir makes what is missing, whatever the umask is.
-func makeDir(dir string) error {
+// MakeDir makes a socket's directory (0755), and what is missing above it, whatever
+// the umask is. One that is there stays as it is.
+func MakeDir(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := makeDir(filepath.Dir(dir)); err != nil {
+	if err := MakeDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -110,6 +111,16 @@ func lock(f *os.File) error {
 		return errors.New("another daemon makes a socket in that directory just now")
 	}
 	return os.NewSyscallError("flock", err)
+}
+
+// CheckDir refuses a socket's directory in which somebody else could put a socket.
+func CheckDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return checkDir(d)
 }
 
 // checkDir refuses a directory in which somebody else could put a socket. A

@@ -15,9 +15,9 @@ import (
 
 func (p *program) audit() *cli.Command {
 	return p.command(command{
-		name: "audit", usage: "prove the audit log",
+		name: "audit", usage: "search and prove the audit log",
 		example: "tokenvault audit verify",
-		subs:    []*cli.Command{p.auditVerify()},
+		subs:    []*cli.Command{p.auditFind(), p.auditVerify()},
 	})
 }
 

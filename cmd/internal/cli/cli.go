@@ -72,7 +72,7 @@ func (p *program) commands() []*cli.Command {
 		p.serve(), p.dev(),
 		p.status(), p.reload(), p.users(), p.secret(),
 		p.whoami(), p.exchange(),
-		p.config(), p.audit(), p.store(), p.vault(),
+		p.config(), p.policy(), p.audit(), p.store(), p.vault(),
 		p.version(), p.help(),
 	}
 	usageLines("tokenvault", all)

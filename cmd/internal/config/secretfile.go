@@ -66,7 +66,7 @@ func (c *Config) loginReads(key string) bool {
 func (c *Config) VaultConfig() vault.Config {
 	v := c.Vault
 	return vault.Config{
-		Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, TLSServerName: v.TLSServerName,
+		Address: v.Address, Namespace: v.Namespace, CAFile: v.CAFile, TLSServerName: v.TLSServerName, Pins: v.Pins,
 		Timeout: v.Timeout.Std(), UnsafePlainHTTP: v.UnsafePlainHTTP,
 		KVMount: v.KVMount, AppsPath: v.AppsPath, StatePath: v.StatePath,
 		TransitMount: v.TransitMount, TransitKey: v.TransitKey,

@@ -10,23 +10,8 @@ import (
 	"github.com/tokenvault/tokenvault/unix/server"
 )
 
-// machine are the directories that a daemon reads on every machine, each because
-// of what stands in it. They are directories where what is in them is replaced by
-// renaming, which leaves a right to the file worthless.
-var machine = []string{
-	"/etc",                 // passwd and group (rules, whoami), resolv.conf, hosts, nsswitch.conf, TLS roots
-	"/run/systemd/resolve", // where resolv.conf leads to
-	"/run/resolvconf",
-	"/run/NetworkManager",
-	"/usr/share/ca-certificates", // where TLS roots lead to
-	"/usr/local/share/ca-certificates",
-	"/usr/share/zoneinfo",
-	"/proc",                     // callers' unit and containment
-	"/run/systemd/units",        // their units' invocations
-	"/sys/kernel/mm",            // the Go runtime's page sizes
-	"/sys/fs/cgroup/cpu.max",    // its number of processors
-	"/dev/null", "/dev/urandom", // descriptors 0 to 2 of what is started with none
-}
+// unitsDir is where systemd notes which start of a unit this is (its invocation).
+const unitsDir = "/run/systemd/units"
 
 // Confinement is what the process may use from its start on, by its
 // configuration. inherited: its sockets are the service manager's, and it makes
@@ -34,8 +19,11 @@ var machine = []string{
 func Confinement(c *config.Config, inherited bool) (sandbox.Profile, error) {
 	n := c.Needs()
 	p := sandbox.Profile{
-		Mode: sandbox.Mode(c.Sandbox.Mode), Read: append(n.Read, machine...), Write: n.Write, Connect: n.Connect, Resolve: true,
-		Chown: !inherited, MemfdSecret: true,
+		Mode: sandbox.Mode(c.Sandbox.Mode), Read: n.Read, Write: n.Write, Connect: n.Connect, Resolve: true,
+		Chown: !inherited, MemfdSecret: true, Memfd: c.Sandbox.RestartMemory == "unsafe-memfd",
+	}
+	if _, err := os.Stat(unitsDir); err == nil {
+		p.Read = append(p.Read, unitsDir)
 	}
 	for _, dir := range n.Sockets {
 		p.Read = append(p.Read, dir) // the probe's way to its own sockets

@@ -78,7 +78,7 @@ func (d *daemon) clients() error {
 	h := d.cfg.HumanAPI
 	d.upstream, err = exchange.New(exchange.Config{
 		UserURL: h.UserURL, Timeout: h.Timeout.Std(), CAFile: h.CAFile, ProxyURL: h.ProxyURL,
-		UnsafePlainHTTP: h.UnsafePlainHTTP, Now: d.Now, Logger: d.log,
+		Pins: h.Pins, UnsafePrivateAddresses: h.UnsafePrivateAddresses, UnsafePlainHTTP: h.UnsafePlainHTTP, Now: d.Now, Logger: d.log,
 	})
 	if err != nil {
 		return fmt.Errorf("prepare the client of Human API: %w", err)
@@ -130,6 +130,7 @@ func (d *daemon) listen() error {
 		},
 		DrainTimeout: d.cfg.DrainTimeout.Std(), Apps: d.cfg.PolicyApps(),
 		RequireClientUserID: d.mustName(), Durable: d.durable(), Now: d.Now, Logger: d.log,
+		Peers:             d.Peers,
 		UnrecordedLookups: d.cfg.Audit.WhenFull == "unsafe-unrecorded-lookups",
 	})
 	if err != nil {
