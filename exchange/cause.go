@@ -28,7 +28,7 @@ func describe(ctx context.Context, attempt string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("given up: %w", ctx.Err())
 	}
-	for _, own := range []error{errTooLarge, errHeadTooLarge, errNotLoopback} {
+	for _, own := range []error{errTooLarge, errHeadTooLarge, errNotLoopback, ErrPrivateAddress, ErrNotPinned} {
 		if errors.Is(err, own) {
 			return own
 		}

@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -28,28 +26,21 @@ func newDialer(c Config, o origin) (*dialer, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dialer{origin: o, tls: newTLS(o.hostname, roots)}
-	if !o.secure {
-		d.net.Control = loopbackOnly
+	pins, err := parsePins(c.Pins, o.secure)
+	if err != nil {
+		return nil, err
 	}
+	d := &dialer{origin: o, tls: newTLS(o.hostname, roots)}
+	d.tls.VerifyConnection = verifyPins(pins)
+	d.net.Control = checker(o, c.UnsafePrivateAddresses)
 	if c.ProxyURL != "" {
 		if d.proxy, err = readOrigin(c.ProxyURL); err != nil {
 			return nil, fmt.Errorf("the URL of the proxy: %w", err)
 		}
 		d.proxyTLS = newTLS(d.proxy.hostname, roots)
+		d.net.Control = nil // the operator's word, wherever it is
 	}
 	return d, nil
-}
-
-var errNotLoopback = errors.New("the name resolved to an address that is not loopback")
-
-// loopbackOnly looks at the address that is really dialled, not at its name.
-func loopbackOnly(_, address string, _ syscall.RawConn) error {
-	host, _, err := net.SplitHostPort(address)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		return errNotLoopback
-	}
-	return nil
 }
 
 // dial makes a connection that is ready for a request. Its errors are fit for

@@ -41,7 +41,9 @@ const (
 // Config is what a Client is made from.
 type Config struct {
 	// UserURL is the origin of the token endpoints, required: scheme, host and
-	// port, no path. Nothing else is ever dialled but the proxy.
+	// port, no path. Nothing else is ever dialled but the proxy. A host name other
+	// than localhost must resolve to public addresses; an address in its place, and
+	// localhost, which must be loopback, are taken at the operator's word.
 	UserURL string
 	// Timeout of one attempt, from waiting for a connection to the last byte of
 	// the answer. Default 10 s.
@@ -49,8 +51,20 @@ type Config struct {
 	// CAFile is a PEM file whose certificates replace the system's roots.
 	CAFile string
 	// ProxyURL is an http or https proxy that is asked to CONNECT to the
-	// origin. No user name in it. Default: a direct connection.
+	// origin. No user name in it. Default: a direct connection. Its own address
+	// may be any, and it resolves the origin's name: which address that is cannot
+	// be checked here, only its certificate.
 	ProxyURL string
+	// UnsafePrivateAddresses lets the origin's name resolve to any address:
+	// loopback, private, link-local (a cloud's metadata service). Default: an
+	// attempt at such an address is NotSent, with ErrPrivateAddress.
+	UnsafePrivateAddresses bool
+	// Pins are keys, one of which must be in the verified chain of the origin's
+	// certificate, beside all other checks: "sha256/" and the base64 of the
+	// SHA-256 of a SubjectPublicKeyInfo (RFC 7469 section 2.4). Else an attempt is
+	// NotSent, with ErrNotPinned. The proxy's certificate is not held against
+	// them. Default: none.
+	Pins []string
 	// UnsafePlainHTTP allows an http origin on the loopback interface.
 	UnsafePlainHTTP bool
 	Now             func() time.Time // default time.Now; reads the dates of Retry-After

@@ -45,18 +45,30 @@ type Event struct {
 	RequestID string
 	Listener  string
 	UID, GID  *uint32 // nil: no caller
-	PID       int32
-	Unit      string
-	Contained bool
-	Rule      string
-	Grant     string
-	App       string
-	Route     string // the pattern, never the path
-	Subject   string // from Log.Subject
-	Status    int    // HTTP
-	Error     string // a code of a closed set, never a message
-	Outcome   string
-	Count     int // how many an aggregated note stands for
+	// Groups are the caller's supplementary groups. Only the first 16 are written;
+	// GroupsCut then says that there were more.
+	Groups     []uint32
+	GroupsCut  bool
+	PID        int32
+	Unit       string
+	Invocation string // of the unit, as systemd writes it: 32 hex digits
+	Unproven   bool   // Unit was read without a proof that it is the caller's
+	Label      string // of the Linux security module; for the record only
+	Contained  bool
+	Rule       string
+	Grant      string
+	App        string
+	Route      string // the pattern, never the path
+	Subject    string // from Log.Subject
+	Status     int    // HTTP
+	Error      string // a code of a closed set, never a message
+	Outcome    string
+	Count      int // how many an aggregated note stands for
+
+	// Refusal is not written. It says that the line tells of something that its
+	// caller gets for nothing: a refusal, or an aggregate of such. On a full disk
+	// those leave the last third of the reserve to the others; see [ErrSpared].
+	Refusal bool
 }
 
 // ErrUnavailable is wrapped by every error of Write and WriteDurable.
@@ -72,6 +84,11 @@ var ErrBroken = errors.New("the audit log is broken")
 // the disk or the quota is full (ENOSPC, EDQUOT), and the reserve is used up.
 // Nothing has to be done but to make room.
 var ErrFull = errors.New("no room for the audit log")
+
+// ErrSpared is wrapped, beside ErrFull, where an event with Refusal is not written
+// because less than a third of Config.Reserve is left. Nobody may be refused so often
+// that what is granted finds no room: count it, and write an aggregate later.
+var ErrSpared = errors.New("what is left of the reserve is for granted requests")
 
 // Config says where the log is and whose it is.
 type Config struct {
@@ -91,8 +108,14 @@ type Config struct {
 	// up in steps while lines are written, and kept by Close: who starts again on a
 	// full disk finds it. See [Log.Low].
 	Reserve int64
-	Now     func() time.Time
-	Logger  *slog.Logger
+	// Mirror, unless nil, is called with every line (LF excluded, checkpoints and
+	// headers included) after it is in the file, in their order, by one goroutine.
+	// The log never waits for it: when more than 1 MiB or 4096 lines wait to be
+	// mirrored the next ones are left out, counted in Status.Unmirrored and logged.
+	// The slice is Mirror's to keep. Close waits for it, at most a second.
+	Mirror func(line []byte)
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 // Log is an open log. Its methods may be called concurrently.
@@ -122,7 +145,8 @@ type Log struct {
 	reserve     reserve
 	refused     error // why the last line could not be written; nil when it was
 
-	group group
+	group  group
+	mirror *mirror // nil: none
 
 	wake chan struct{} // there are lines to sign; capacity 1
 	stop chan struct{}
@@ -139,6 +163,9 @@ type Status struct {
 	Syncs     uint64 // sync calls since Open
 	Reserve   int64  // bytes that can still be written on a full disk
 	PublicKey ed25519.PublicKey
+	// Unmirrored is how many lines Config.Mirror was not called with since Open,
+	// because it was too slow.
+	Unmirrored uint64
 }
 
 // Position names one line: number Sequence in the whole log, whose hash is Head, in
@@ -174,6 +201,11 @@ func (l *Log) write(e Event) (uint64, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if e.Refusal {
+		if err := l.spare(); err != nil {
+			return 0, err
+		}
+	}
 	b := appendStart(l.buf[:0], l.seq+1, l.now(), e.Kind)
 	if err := l.append(appendEvent(b, &e)); err != nil {
 		return 0, err
@@ -208,6 +240,7 @@ func (l *Log) append(b []byte) error {
 	l.size += int64(len(b))
 	l.seq++
 	l.head = hash
+	l.mirror.add(b)
 	if l.reserve.end-l.size < l.reserve.want {
 		l.topUp()
 	}
@@ -262,6 +295,7 @@ func (l *Log) Status() Status {
 	s.Reserve = l.reserve.left(l.size)
 	durable, syncs := l.group.counts()
 	s.Durable, s.Syncs = durable.Sequence, syncs
+	s.Unmirrored = l.mirror.missed()
 	return s
 }
 
@@ -292,6 +326,7 @@ func (l *Log) Close() error {
 	close(l.stop)
 	l.done.Wait()
 	err = errors.Join(err, l.syncTo(context.Background(), seq))
+	l.mirror.close()
 	if cerr := l.f.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close the audit log: %w", cerr))
 	}

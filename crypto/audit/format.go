@@ -54,8 +54,12 @@ import (
 // kinds "attempt", "outcome", "note" are events; what is empty or 0 is left out,
 // pid and contained are there when uid is:
 //
-//	requestId listener uid gid pid unit contained rule grant app route subject
-//	status error outcome count
+//	requestId listener uid gid groups groupsCut pid unit invocation unproven
+//	label contained rule grant app route subject status error outcome count
+//
+// groups is an array of 1 to 16 numbers; groupsCut, unproven: true or not there;
+// groupsCut only behind 16 groups. (Logs of before groups, groupsCut, invocation,
+// unproven and label were thought of have none of them, and are this format, too.)
 //
 // Two notes are the log's own, written at its start and before anything else:
 //
@@ -72,10 +76,14 @@ import (
 const (
 	formatName = "tokenvault/audit/1"
 	maxLine    = 16 << 10
+	maxGroups  = 16
 	timeLayout = "2006-01-02T15:04:05.000000Z"
 
 	kindSegment    = "segment"
 	kindCheckpoint = "checkpoint"
+
+	groupsCutField = `"groupsCut":true,`
+	unprovenField  = `"unproven":true,`
 
 	outcomeUnsigned = "unsigned"
 	outcomeCut      = "cut"
@@ -134,14 +142,38 @@ func appendCaller(b []byte, e *Event) []byte {
 	if e.GID != nil {
 		b = appendInt(b, "gid", int64(*e.GID))
 	}
+	b = appendGroups(b, e)
 	if e.UID != nil || e.PID != 0 {
 		b = appendInt(b, "pid", int64(e.PID))
 	}
 	b = appendText(b, "unit", e.Unit)
+	b = appendText(b, "invocation", e.Invocation)
+	if e.Unproven {
+		b = append(b, unprovenField...)
+	}
+	b = appendText(b, "label", e.Label)
 	if e.UID != nil || e.Contained {
 		b = append(b, `"contained":`...)
 		b = strconv.AppendBool(b, e.Contained)
 		b = append(b, ',')
+	}
+	return b
+}
+
+// appendGroups adds the first maxGroups groups, and whether there are more.
+func appendGroups(b []byte, e *Event) []byte {
+	n := min(len(e.Groups), maxGroups)
+	if n == 0 {
+		return b
+	}
+	b = append(appendKey(b, "groups"), '[')
+	for _, g := range e.Groups[:n] {
+		b = append(strconv.AppendUint(b, uint64(g), 10), ',')
+	}
+	b[len(b)-1] = ']'
+	b = append(b, ',')
+	if len(e.Groups) > n || e.GroupsCut && n == maxGroups {
+		b = append(b, groupsCutField...)
 	}
 	return b
 }

@@ -51,6 +51,7 @@ func Open(ctx context.Context, c Config) (*Log, error) {
 	}
 	l.done.Add(1)
 	go l.checkpoints()
+	l.mirror.start(c.Mirror)
 	return l, nil
 }
 
@@ -91,6 +92,9 @@ func (c Config) log() (*Log, error) {
 	}
 	if l.logger == nil {
 		l.logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Mirror != nil {
+		l.mirror = newMirror(l.path, l.logger)
 	}
 	l.rotateAt = l.rotateSize
 	return l, nil

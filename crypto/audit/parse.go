@@ -111,8 +111,13 @@ func (c *cursor) event(e *Event) {
 	e.RequestID = c.text("requestId")
 	e.Listener = c.text("listener")
 	e.UID, e.GID = c.id("uid"), c.id("gid")
+	e.Groups = c.groups()
+	e.GroupsCut = c.literal(groupsCutField)
 	e.PID = int32(c.integer("pid", 32))
 	e.Unit = c.text("unit")
+	e.Invocation = c.text("invocation")
+	e.Unproven = c.literal(unprovenField)
+	e.Label = c.text("label")
 	if c.literal(`"contained":true,`) {
 		e.Contained = true
 	} else {
@@ -189,6 +194,26 @@ func (c *cursor) id(name string) *uint32 {
 	c.need(err == nil)
 	id := uint32(n)
 	return &id
+}
+
+// groups eats an array of ids.
+func (c *cursor) groups() (groups []uint32) {
+	if !c.key("groups") {
+		return nil
+	}
+	list, rest, ok := bytes.Cut(c.rest, []byte("],"))
+	list, open := bytes.CutPrefix(list, []byte{'['})
+	c.need(ok && open)
+	c.rest = rest
+	for id := range bytes.SplitSeq(list, []byte{','}) {
+		n, err := strconv.ParseUint(string(id), 10, 32)
+		if err != nil || len(groups) == maxGroups {
+			c.bad = true
+			return nil
+		}
+		groups = append(groups, uint32(n))
+	}
+	return groups
 }
 
 func (c *cursor) base64(name string, size int) []byte {

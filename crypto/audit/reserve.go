@@ -22,6 +22,7 @@ type reserve struct {
 	want  int64
 	end   int64 // the file has its blocks up to this offset
 	bare  bool  // the file system cannot allocate ahead: end is where to look next
+	free  int64 // where it cannot: what was free at the last look
 	low   error
 	tried time.Time
 }
@@ -81,6 +82,31 @@ func (r *reserve) left(size int64) int64 {
 	return max(0, r.end-size)
 }
 
+// spare reports why an event that its caller gets for nothing is not written. The
+// caller holds mu.
+func (l *Log) spare() error {
+	if l.closed || !l.reserve.scarce(l.size) {
+		return nil
+	}
+	if l.topUp(); !l.reserve.scarce(l.size) {
+		return nil
+	}
+	return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrFull, ErrSpared)
+}
+
+// scarce reports whether less than a third of the reserve is left, of which some was
+// wanted.
+func (r *reserve) scarce(size int64) bool {
+	if r.want == 0 || !full(r.low) {
+		return false
+	}
+	left := r.left(size)
+	if r.bare {
+		left = r.free
+	}
+	return left < r.want/3
+}
+
 // fill allocates what is missing, or as much as there is room for, and returns why
 // the reserve is not whole.
 func (r *reserve) fill(f *os.File, size int64) error {
@@ -112,7 +138,7 @@ func (r *reserve) fill(f *os.File, size int64) error {
 // look is fill where nothing can be allocated.
 func (r *reserve) look(size, free int64, known bool) error {
 	if known && free < r.want {
-		r.end = size
+		r.end, r.free = size, free
 		return asFull(fmt.Errorf("%d bytes are free, %d should be for the audit log: %w", free, r.want, syscall.ENOSPC))
 	}
 	r.end = r.target(size)

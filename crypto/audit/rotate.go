@@ -57,6 +57,7 @@ type segment struct {
 	incarnation, number uint64
 	size                int64
 	head                [32]byte
+	line                []byte // the header; in the buffer of the log
 	reserve             reserve
 }
 
@@ -79,7 +80,7 @@ func (l *Log) makeSegment(s *segment) (err error) {
 	}
 	b := appendStart(l.buf[:0], l.seq+1, l.now(), kindSegment)
 	b, s.head = seal(appendHeader(b, l.header(s.incarnation, s.number)), l.head)
-	l.buf, s.size = b, int64(len(b))
+	l.buf, s.line, s.size = b, b, int64(len(b))
 	if _, err := s.f.Write(b); err != nil {
 		return err
 	}
@@ -127,6 +128,7 @@ func (l *Log) enter(s segment) {
 	l.segment, l.incarnation = s.number, s.incarnation
 	l.seq++
 	l.head = s.head
+	l.mirror.add(s.line)
 	l.rotateAt, l.reserve = l.rotateSize, s.reserve
 	l.unsigned()
 }

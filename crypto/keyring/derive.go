@@ -2,10 +2,8 @@ package keyring
 
 import (
 	"crypto/ed25519"
-	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
-	"fmt"
 
 	"github.com/tokenvault/tokenvault/crypto/seal"
 	"github.com/tokenvault/tokenvault/crypto/secret"
@@ -69,58 +67,57 @@ func (d *derived) wipe() {
 }
 
 // fromIndexKey keeps a copy of key.
-func (d *derived) fromIndexKey(key secret.Text, store seal.StoreID) (err error) {
-	d.index = clone(key)
-	if d.rows, err = submac(key, store, labelIndex, "rows"); err != nil {
-		return err
-	}
-	if d.sessions, err = submac(key, store, labelIndex, "sessions"); err != nil {
-		return err
-	}
-	if d.mac, err = submac(key, store, labelBlob, "mac"); err != nil {
-		return err
-	}
-	d.memory, err = submac(key, store, labelBlob, "memory")
-	return err
+func (d *derived) fromIndexKey(key secret.Text, store seal.StoreID) {
+	d.index = keep(key)
+	d.rows = submac(key, store, labelIndex, "rows", secret.KeepMAC)
+	d.sessions = submac(key, store, labelIndex, "sessions", secret.KeepMAC)
+	d.mac = submac(key, store, labelBlob, "mac", secret.KeepMAC)
+	d.memory = submac(key, store, labelBlob, "memory", secret.KeepMAC)
 }
 
 // fromAuditKey keeps a copy of key.
-func (d *derived) fromAuditKey(key secret.Text, store seal.StoreID) (err error) {
-	d.audit = clone(key)
-	if d.subject, err = subkey(key, store, labelAudit, "subject"); err != nil {
-		return err
-	}
-	d.seed, err = subkey(key, store, labelAudit, "ed25519")
-	return err
+func (d *derived) fromAuditKey(key secret.Text, store seal.StoreID) {
+	d.audit = keep(key)
+	d.subject = keepAndWipe(subkey(key, store, labelAudit, "subject"))
+	d.seed = keepAndWipe(subkey(key, store, labelAudit, "ed25519"))
 }
 
-func subkey(key secret.Text, store seal.StoreID, label, what string) (secret.Text, error) {
-	info := seal.Enc([]byte(label), []byte(what))
-	b, err := hkdf.Key(sha256.New, key.Reveal(), store[:], string(info), seal.KeySize)
-	if err != nil {
-		return secret.Text{}, fmt.Errorf("derive %s/%s: %w", label, what, err)
-	}
-	defer clear(b)
-	return secret.New(b), nil
+// subkey is for a use that is over soon.
+func subkey(key secret.Text, store seal.StoreID, label, what string) secret.Text {
+	extracted := secret.Extract(key, store[:])
+	defer extracted.Wipe()
+	m := secret.NewMAC(extracted)
+	defer m.Wipe()
+	// HKDF-Expand of 32 bytes is one block (RFC 5869 section 2.3): T(1).
+	b := new([sha256.Size]byte)
+	defer clear(b[:])
+	m.SumInto(b, append(seal.Enc([]byte(label), []byte(what)), 1))
+	return secret.New(b[:])
 }
 
-func submac(key secret.Text, store seal.StoreID, label, what string) (secret.MAC, error) {
-	sub, err := subkey(key, store, label, what)
-	if err != nil {
-		return secret.MAC{}, err
-	}
+func submac(key secret.Text, store seal.StoreID, label, what string, hold func(secret.Text) secret.MAC) secret.MAC {
+	sub := subkey(key, store, label, what)
 	defer sub.Wipe()
-	return secret.NewMAC(sub), nil
+	return hold(sub)
 }
 
 func newKey() secret.Text {
-	var b [seal.KeySize]byte
+	b := new([seal.KeySize]byte)
 	defer clear(b[:])
 	rand.Read(b[:]) // never fails: the program ends instead (crypto/rand)
 	return secret.New(b[:])
 }
 
+// clone is a copy on the heap, for whoever wipes it soon.
 func clone(t secret.Text) secret.Text { return secret.New(t.Reveal()) }
+
+// keep is a copy in the locked region.
+func keep(t secret.Text) secret.Text { return secret.Keep(t.Reveal()) }
+
+func keepAndWipe(t secret.Text) secret.Text {
+	defer t.Wipe()
+	return keep(t)
+}
 
 func (d *derived) signer() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(d.seed.Reveal()) }
 

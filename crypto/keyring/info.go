@@ -78,9 +78,5 @@ func (k *Keyring) List() []WrappedKey {
 func (k *Keyring) MAC(purpose string) secret.MAC {
 	defer k.mu.RUnlock()
 	h := k.use()
-	m, err := submac(h.derived.index, h.doc.store, labelMAC, purpose)
-	if err != nil {
-		panic("keyring: HKDF of 32 bytes failed after it had not: " + err.Error())
-	}
-	return m
+	return submac(h.derived.index, h.doc.store, labelMAC, purpose, secret.NewMAC)
 }

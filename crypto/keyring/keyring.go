@@ -7,7 +7,9 @@
 // id, and an HMAC whose key is itself wrapped covers all of it.
 //
 // It never writes a key in clear, never shows the index key or the audit key,
-// and never puts a removed key back to use.
+// and never puts a removed key back to use. What it holds, and what is prepared of
+// it, is in the locked region of [secret.Keep] and nowhere else; what it hands out as
+// a copy is on the heap, until the caller wipes it.
 package keyring
 
 import (
@@ -146,7 +148,7 @@ func (k *Keyring) Incarnation() uint64 {
 }
 
 // Version is the version of the blob that the keys came from: the fence. Who
-// seals for a write asks for Version before Active: then a key that goes out of
+// seals for a write asks for Version before SealBox: then a key that goes out of
 // use in between has the write refused, and not slip through.
 func (k *Keyring) Version() uint64 {
 	defer k.mu.RUnlock()
@@ -154,20 +156,49 @@ func (k *Keyring) Version() uint64 {
 }
 
 // Active returns the key of that class which seals now. The Text is the
-// caller's own copy, which it may wipe. Only data classes have one: Public,
-// Private, Intent.
+// caller's own copy, on the heap: whoever needs its bytes wipes it as soon as he can.
+// To seal, [Keyring.SealBox] is enough. Only data classes have one: Public, Private,
+// Intent.
 func (k *Keyring) Active(class Class) (seal.KeyID, secret.Text, error) {
 	defer k.mu.RUnlock()
+	id, key, err := k.use().seals(class)
+	if err != nil {
+		return seal.KeyID{}, secret.Text{}, err
+	}
+	return id, clone(key.text), nil
+}
+
+// Ready is nil when [Keyring.SealBox] of that class has a key. The error matches
+// [ErrWiped], or says that it is no class of data keys.
+func (k *Keyring) Ready(class Class) error {
+	defer k.mu.RUnlock()
+	_, _, err := k.use().seals(class)
+	return err
+}
+
+// SealBox seals under the active key of class, which stays in here; b.Store need not
+// be set. The error is one of [Keyring.Ready], or of [seal.Seal].
+func (k *Keyring) SealBox(class Class, b seal.Binding, plaintext []byte) ([]byte, error) {
+	defer k.mu.RUnlock()
 	h := k.use()
+	id, key, err := h.seals(class)
+	if err != nil {
+		return nil, err
+	}
+	b.Store = h.doc.store
+	return key.prepared.Seal(id, b, plaintext)
+}
+
+func (h *held) seals(class Class) (seal.KeyID, dataKey, error) {
 	if !class.data() {
-		return seal.KeyID{}, secret.Text{}, fmt.Errorf("active %s key: not a class of data keys", class)
+		return seal.KeyID{}, dataKey{}, fmt.Errorf("active %s key: not a class of data keys", class)
 	}
 	id := h.active[class]
 	key, ok := h.keys[id]
 	if !ok {
-		return seal.KeyID{}, secret.Text{}, fmt.Errorf("active %s key: %w", class, ErrWiped)
+		return seal.KeyID{}, dataKey{}, fmt.Errorf("active %s key: %w", class, ErrWiped)
 	}
-	return id, clone(key.text), nil
+	return id, key, nil
 }
 
 // OpenBox opens an envelope under the key of that class which it names, active or
@@ -245,7 +276,7 @@ func (k *Keyring) SessionRow(clientID user.ClientID, token secret.Text) seal.Row
 }
 
 // Subject is the HMAC key of 32 bytes under which the audit log names users. The
-// Text is the caller's own copy.
+// Text is the caller's own copy, on the heap, for it to wipe.
 func (k *Keyring) Subject() secret.Text {
 	defer k.mu.RUnlock()
 	return clone(k.use().derived.subject)
@@ -253,6 +284,11 @@ func (k *Keyring) Subject() secret.Text {
 
 // Signer is the key that signs the audit log's checkpoints. It is the caller's
 // own copy.
+//
+// BUG: it is on the heap, and so is what crypto/ed25519 makes of it when it signs, for
+// as long as it is in use and until the memory is used again: Go has no way to sign
+// from elsewhere (its cache of prepared keys goes by pointers into the heap). Who has
+// it can sign a forged audit log; it opens nothing.
 func (k *Keyring) Signer() ed25519.PrivateKey {
 	defer k.mu.RUnlock()
 	return k.use().derived.signer()

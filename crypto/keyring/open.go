@@ -106,7 +106,7 @@ func compose(ctx context.Context, c Config) ([]byte, error) {
 		key := newKey()
 		e.wrapped, err = c.Wrapper.Wrap(ctx, key, wrapContext(d.store, class, e.id))
 		if err == nil && class == Index {
-			err = sub.fromIndexKey(key, d.store)
+			sub.fromIndexKey(key, d.store)
 		}
 		key.Wipe()
 		if err != nil {
@@ -204,13 +204,14 @@ func (l *loaded) unlockInto(ctx context.Context, from source, h *held) error {
 }
 
 // withKey unwraps the only key of a class for as long as use takes.
-func (l *loaded) withKey(ctx context.Context, from source, class Class, use func(secret.Text, seal.StoreID) error) error {
+func (l *loaded) withKey(ctx context.Context, from source, class Class, use func(secret.Text, seal.StoreID)) error {
 	key, err := from.key(ctx, l.doc, l.doc.only(class))
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	return use(key, l.doc.store)
+	use(key, l.doc.store)
+	return nil
 }
 
 // only is the entry of a class that has one; check saw to that.
@@ -230,32 +231,33 @@ func (h *held) fill(ctx context.Context, from source, have map[seal.KeyID]dataKe
 		if e.state == Active {
 			h.active[e.class] = e.id
 		}
-		var key secret.Text
-		if old, ok := have[e.id]; ok {
-			key = clone(old.text)
-		} else {
-			var err error
-			if key, err = from.key(ctx, h.doc, e); errors.Is(err, errAway) {
-				continue
-			} else if err != nil {
-				return err
-			}
-		}
-		if err := h.add(e, key); err != nil {
+		if err := h.get(ctx, from, e, have); err != nil && !errors.Is(err, errAway) {
 			return err
 		}
 	}
 	return nil
 }
 
-// add takes over key, which has the right length.
-func (h *held) add(e entry, key secret.Text) error {
-	prepared, err := seal.NewKey(key, h.doc.store)
+// get keeps the key of e: of have, else from the source, whose copy it wipes.
+func (h *held) get(ctx context.Context, from source, e entry, have map[seal.KeyID]dataKey) error {
+	if old, ok := have[e.id]; ok {
+		return h.add(e, old.text)
+	}
+	key, err := from.key(ctx, h.doc, e)
 	if err != nil {
-		key.Wipe()
+		return err
+	}
+	defer key.Wipe()
+	return h.add(e, key)
+}
+
+// add keeps a copy of key, which has the right length.
+func (h *held) add(e entry, key secret.Text) error {
+	prepared, err := seal.KeepKey(key, h.doc.store)
+	if err != nil {
 		return fmt.Errorf("%s key %s of store %s: %w", e.class, e.id, h.doc.store, err)
 	}
-	h.keys[e.id] = dataKey{text: key, prepared: prepared}
+	h.keys[e.id] = dataKey{text: keep(key), prepared: prepared}
 	return nil
 }
 

@@ -8,7 +8,8 @@
 //
 // It trusts the data key that it is handed and the random numbers of the
 // kernel, and nothing in an envelope. It never does I/O, keeps no key but
-// what a [Key] holds until it is wiped, and its errors never name a content.
+// what a [Key] holds until it is wiped, leaves no copy of a data key behind, and its
+// errors never name a content.
 //
 // # Envelope, version 1
 //
@@ -37,12 +38,13 @@
 // BUG: the length is not padded. Who sees the store sees how long a user's
 // clientUserId and tokens are together; a caller that must hide it pads the
 // plaintext.
+//
+// BUG: secretbox keeps what it makes of a record key on the stack, where nothing can
+// clear it before it is overwritten. It opens that one revision of that one row.
 package seal
 
 import (
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -155,20 +157,25 @@ type Key struct {
 	extracted secret.MAC
 }
 
-// NewKey prepares a data key, which the caller still owns. It fails when the key
-// is not [KeySize] long.
+// NewKey prepares a data key, which the caller still owns, for a use that is over
+// soon. It fails when the key is not [KeySize] long.
 func NewKey(key secret.Text, store StoreID) (Key, error) {
+	return newKey(key, store, secret.NewMAC)
+}
+
+// KeepKey is [NewKey] for long: what is made of the key is in the locked region, as
+// [secret.Keep] does it.
+func KeepKey(key secret.Text, store StoreID) (Key, error) {
+	return newKey(key, store, secret.KeepMAC)
+}
+
+func newKey(key secret.Text, store StoreID, hold func(secret.Text) secret.MAC) (Key, error) {
 	if key.Len() != KeySize {
 		return Key{}, fmt.Errorf("a data key has %d bytes, not %d", KeySize, key.Len())
 	}
-	b, err := hkdf.Extract(sha256.New, key.Reveal(), store[:])
-	if err != nil {
-		return Key{}, fmt.Errorf("prepare a data key: %w", err)
-	}
-	extracted := secret.New(b)
-	clear(b)
+	extracted := secret.Extract(key, store[:])
 	defer extracted.Wipe()
-	return Key{store: store, extracted: secret.NewMAC(extracted)}, nil
+	return Key{store: store, extracted: hold(extracted)}, nil
 }
 
 // Wipe clears k and all copies of it. Nothing may be opened with them meanwhile or
@@ -179,19 +186,24 @@ func (k Key) Wipe() { k.extracted.Wipe() }
 // fails only on what the caller got wrong: a key that is not [KeySize] long, a
 // purpose that does not exist, more than [MaxPlaintext].
 func Seal(key secret.Text, id KeyID, b Binding, plaintext []byte) ([]byte, error) {
-	if len(plaintext) > MaxPlaintext {
-		return nil, fmt.Errorf("seal %s box of row %s: %d bytes are more than %d", b.Purpose, b.Row, len(plaintext), MaxPlaintext)
-	}
 	prepared, err := NewKey(key, b.Store)
 	if err != nil {
 		return nil, fmt.Errorf("seal box of row %s: %w", b.Row, err)
 	}
 	defer prepared.Wipe()
-	record, err := prepared.record(id, b)
-	if err != nil {
+	return prepared.Seal(id, b, plaintext)
+}
+
+// Seal is the function [Seal] with a key that was prepared.
+func (k Key) Seal(id KeyID, b Binding, plaintext []byte) ([]byte, error) {
+	if len(plaintext) > MaxPlaintext {
+		return nil, fmt.Errorf("seal %s box of row %s: %d bytes are more than %d", b.Purpose, b.Row, len(plaintext), MaxPlaintext)
+	}
+	var record [KeySize]byte
+	defer clear(record[:])
+	if err := k.record(&record, id, b); err != nil {
 		return nil, fmt.Errorf("seal box of row %s: %w", b.Row, err)
 	}
-	defer clear(record[:])
 	var nonce [nonceSize]byte
 	rand.Read(nonce[:]) // never fails: the program ends instead (crypto/rand)
 
@@ -225,11 +237,11 @@ func (k Key) Open(b Binding, envelope []byte) ([]byte, error) {
 	if h.Revision != b.Revision {
 		return nil, fmt.Errorf("open %s box of row %s: revision %d where %d is expected: %w", b.Purpose, b.Row, h.Revision, b.Revision, ErrTampered)
 	}
-	record, err := k.record(h.Key, b)
-	if err != nil {
+	var record [KeySize]byte
+	defer clear(record[:])
+	if err := k.record(&record, h.Key, b); err != nil {
 		return nil, fmt.Errorf("open box of row %s: %w", b.Row, err)
 	}
-	defer clear(record[:])
 	nonce := [nonceSize]byte(envelope[headerSize:])
 	plaintext, ok := secretbox.Open(nil, envelope[headerSize+nonceSize:], &nonce, &record)
 	if !ok {
@@ -264,13 +276,13 @@ func ParseHeader(envelope []byte) (Header, error) {
 	}, nil
 }
 
-// record derives the key of one box. The caller clears it.
-func (k Key) record(id KeyID, b Binding) ([KeySize]byte, error) {
+// record derives the key of one box into out, which the caller clears.
+func (k Key) record(out *[KeySize]byte, id KeyID, b Binding) error {
 	if !b.Purpose.known() {
-		return [KeySize]byte{}, fmt.Errorf("there is no purpose %q", b.Purpose)
+		return fmt.Errorf("there is no purpose %q", b.Purpose)
 	}
 	if b.Store != k.store {
-		return [KeySize]byte{}, errors.New("the key is of another store")
+		return errors.New("the key is of another store")
 	}
 	var info [128]byte // fits all
 	m := AppendField(info[:0], labelRecord)
@@ -279,5 +291,6 @@ func (k Key) record(id KeyID, b Binding) ([KeySize]byte, error) {
 	m = AppendField(m, b.Row[:])
 	m = binary.BigEndian.AppendUint64(append(m, 0, 0, 0, 8), b.Revision)
 	// HKDF-Expand of 32 bytes is one block (RFC 5869 section 2.3): T(1).
-	return k.extracted.Sum(append(m, 1)), nil
+	k.extracted.SumInto(out, append(m, 1))
+	return nil
 }

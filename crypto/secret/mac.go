@@ -27,32 +27,39 @@ func KeepMAC(key Text) MAC { return newMAC(key, Keep) }
 // newMAC holds SHA-256 after the block key⊕ipad, and after key⊕opad, as crypto/sha256
 // marshals them.
 func newMAC(key Text, hold func([]byte) Text) MAC {
-	var k [sha256.BlockSize]byte
-	defer clear(k[:])
 	h := hashers.Get().(*hasher)
 	defer h.putBack()
-	if b := key.Reveal(); len(b) <= len(k) {
-		copy(k[:], b)
+	if b := key.Reveal(); len(b) <= len(h.key) {
+		copy(h.key[:], b)
 	} else {
 		h.digest(blank, 0, b)
-		copy(k[:], h.sum())
+		copy(h.key[:], h.sum())
 	}
-	var states [2 * stateSize]byte
-	defer clear(states[:])
-	copy(states[:], h.after(&k, 0x36))
-	copy(states[stateSize:], h.after(&k, 0x5c))
-	return MAC{states: hold(states[:])}
+	m := MAC{states: hold(make([]byte, 2*stateSize))}
+	states := m.states.Reveal()
+	copy(states, h.after(0x36))
+	copy(states[stateSize:], h.after(0x5c))
+	return m
 }
 
-// after is the state of SHA-256 behind the one block k⊕pad; it is h's.
-func (h *hasher) after(k *[sha256.BlockSize]byte, pad byte) []byte {
+// after is the state of SHA-256 behind the one block h.key⊕pad, in h.packed.
+func (h *hasher) after(pad byte) []byte {
 	h.resume(blank)
 	h.buf = h.buf[:0]
-	for _, b := range k {
+	for _, b := range h.key {
 		h.buf = append(h.buf, b^pad)
 	}
 	h.state.Write(h.buf)
 	return h.marshal()
+}
+
+// Extract is HKDF-Extract with SHA-256 (RFC 5869 section 2.2): what keys are derived
+// with, 32 bytes, the caller's to wipe. Of key, which the caller still owns, no copy is
+// left, as crypto/hkdf leaves one.
+func Extract(key Text, salt []byte) Text {
+	out := make([]byte, sha256.Size)
+	NewMAC(New(salt)).SumInto((*[sha256.Size]byte)(out), key.Reveal())
+	return Text{held: func() ([]byte, *place) { return out, nil }}
 }
 
 // Sum is the HMAC of message, which it does not keep. It panics after Wipe.
@@ -89,6 +96,7 @@ func (m MAC) Wipe() { m.states.Wipe() }
 type hasher struct {
 	state  hash.Hash
 	buf    []byte
+	key    [sha256.BlockSize]byte // of newMAC; here, because a stack that grows leaves its old one behind
 	packed [stateSize]byte
 }
 
@@ -143,6 +151,7 @@ func (h *hasher) sum() []byte { return h.marshal()[stateSum : stateSum+sha256.Si
 func (h *hasher) putBack() {
 	h.resume(blank)
 	clear(h.packed[:])
+	clear(h.key[:])
 	h.buf = h.buf[:cap(h.buf)]
 	clear(h.buf)
 	if h.buf = h.buf[:0]; cap(h.buf) == hasherBuf {

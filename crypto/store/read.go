@@ -358,6 +358,7 @@ func (s *Store) openIntent(ctx context.Context, row Row) (user.Intent, error) {
 		return user.Intent{}, err
 	}
 	if s.keys.SessionRow(in.ClientID, in.SessionToken) != seal.RowID(row.Key) {
+		in.SessionToken.Wipe()
 		return user.Intent{}, errStranger
 	}
 	if in.Arrival != row.Revision {

@@ -119,11 +119,9 @@ func (s *Store) Ready() error {
 		return err
 	}
 	defer s.inUse.RUnlock()
-	_, key, err := s.keys.Active(keyring.Private)
-	if err != nil {
+	if err := s.keys.Ready(keyring.Private); err != nil {
 		return unavailable("take the active key of class "+string(keyring.Private), err)
 	}
-	key.Wipe()
 	return nil
 }
 
@@ -216,13 +214,11 @@ var errRevision = errors.New("revision of row and box disagree")
 
 // sealBox seals under the active key of class.
 func (s *Store) sealBox(class keyring.Class, p seal.Purpose, id [32]byte, revision uint64, plaintext []byte) ([]byte, error) {
-	keyID, key, err := s.keys.Active(class)
+	envelope, err := s.keys.SealBox(class, seal.Binding{Purpose: p, Row: id, Revision: revision}, plaintext)
 	if err != nil {
-		return nil, fmt.Errorf("take the active key of class %s: %w", class, err)
+		return nil, fmt.Errorf("seal with the active key of class %s: %w", class, err)
 	}
-	defer key.Wipe()
-	b := seal.Binding{Store: s.keys.StoreID(), Purpose: p, Row: id, Revision: revision}
-	return seal.Seal(key, keyID, b, plaintext)
+	return envelope, nil
 }
 
 // openBox opens an envelope that must have been sealed for exactly this row.

@@ -16,9 +16,8 @@ import (
 // has to say here what it does with the bytes.
 var revealers = map[string]string{
 	"crypto/secret/secret.go":                     "the type itself",
-	"crypto/secret/mac.go":                        "the blocks of an HMAC key, hashed and cleared",
+	"crypto/secret/mac.go":                        "the blocks of an HMAC key and what HKDF extracts, hashed and cleared",
 	"crypto/keyring/derive.go":                    "keys derived from the index and the audit key, session tokens on their way to an id",
-	"crypto/seal/seal.go":                         "what HKDF extracts from a data key",
 	"crypto/store/format.go":                      "tokens on their way into a box",
 	"exchange/exchange.go":                        "clientSecret and session token on the wire",
 	"exchange/broker/session.go":                  "session ids of exchanges in flight",
