@@ -20,6 +20,26 @@ type Status struct {
 	Disk      []string       `json:"disk,omitempty"`     // why disk space is low; empty: it is not
 	Memory    string         `json:"memory,omitempty"`   // what outlives a restart: "kept", or why nothing does
 	Breaker   string         `json:"breaker,omitempty"`  // towards Human API: "closed", "open" or "half-open"
+	Sandbox   []SandboxPart  `json:"sandbox,omitempty"`  // what the process has taken from itself
+	Keys      KeyMemory      `json:"keyMemory"`
+}
+
+// SandboxPart is one thing that the process takes from itself at its start.
+type SandboxPart struct {
+	Name string `json:"name"`
+	On   bool   `json:"on"`
+	Why  string `json:"why,omitempty"` // when it is not
+}
+
+// KeyMemory is the memory that keys and long-lived secrets are kept in, outside the
+// garbage-collected heap.
+type KeyMemory struct {
+	Locked  bool   `json:"locked"`           // never swapped, not in core dumps, guarded
+	Hidden  bool   `json:"hidden"`           // not even root reads it from outside (memfd_secret)
+	Bytes   int    `json:"bytes"`            // its size
+	Used    int    `json:"used"`             // of it
+	Spilled int    `json:"spilled"`          // secrets on the heap for want of room
+	Reason  string `json:"reason,omitempty"` // why it is not all of that
 }
 
 // Rollback is why a store, log or keyring that is older than what Vault remembers

@@ -126,4 +126,3 @@ func printLines(w io.Writer, lines []json.RawMessage) {
 	}
 	table(w, rows...)
 }
-

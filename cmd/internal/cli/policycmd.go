@@ -191,8 +191,8 @@ func printExplanation(w io.Writer, e api.Explanation) {
 func (p *program) policyWhoCan() *cli.Command {
 	return p.command(command{
 		name: "who-can", usage: "list who may do something, and where",
-		text:    "Asks the daemon: the rules in force, and what the sockets' ceilings leave of them.",
-		args:    "GRANT", min: 1, max: 1,
+		text: "Asks the daemon: the rules in force, and what the sockets' ceilings leave of them.",
+		args: "GRANT", min: 1, max: 1,
 		example: "tokenvault policy who-can access-token",
 		flags:   []cli.Flag{socketFlag()},
 		prints:  true,

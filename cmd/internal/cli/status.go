@@ -84,6 +84,8 @@ func printStatus(w io.Writer, s api.Status) {
 		[]string{"  damaged", count(s.Exchanges.Damaged, "exchange")},
 		[]string{"  breaker", orNone(s.Breaker)},
 		[]string{"restart memory", orNone(s.Memory)},
+		[]string{"key memory", keyMemory(s.Keys)},
+		[]string{"sandbox", sandboxParts(s.Sandbox)},
 		[]string{"disk", disk(s.Disk)},
 	)
 	for _, l := range s.Listeners {
@@ -95,6 +97,39 @@ func printStatus(w io.Writer, s api.Status) {
 
 func exchanges(e api.ExchangeStatus) string {
 	return fmt.Sprintf("%d in flight (%d waiting, %d uncertain, %d resuming)%s", e.InFlight, e.Waiting, e.Uncertain, e.Resuming, outcomes(e.Outcomes))
+}
+
+func keyMemory(k api.KeyMemory) string {
+	word := "on the heap"
+	switch {
+	case k.Hidden:
+		word = "locked, hidden from root"
+	case k.Locked:
+		word = "locked"
+	}
+	if k.Spilled > 0 {
+		word += fmt.Sprintf(", %s on the heap", count(k.Spilled, "secret"))
+	}
+	if k.Reason != "" {
+		word += ": " + k.Reason
+	}
+	return word
+}
+
+func sandboxParts(parts []api.SandboxPart) string {
+	var on, off []string
+	for _, p := range parts {
+		if p.On {
+			on = append(on, p.Name)
+		} else {
+			off = append(off, p.Name+" ("+p.Why+")")
+		}
+	}
+	text := orNone(strings.Join(on, ", "))
+	if len(off) > 0 {
+		text += "; without " + strings.Join(off, ", ")
+	}
+	return text
 }
 
 func disk(low []string) string {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"time"
 
+	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/exchange/user"
 	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/vault"
@@ -27,6 +28,10 @@ func (a admin) Status(ctx context.Context) api.Status {
 
 		Rollback: d.rollbackShown(), Disk: d.diskTroubles(), Memory: d.memoryStatus(),
 	}
+	for _, p := range d.Confined {
+		out.Sandbox = append(out.Sandbox, api.SandboxPart(p))
+	}
+	out.Keys = keyMemory()
 	for _, l := range d.cfg.Listeners {
 		out.Listeners = append(out.Listeners, api.Listener{Name: l.Name, Path: l.Path, Ceiling: l.Grants()})
 	}
@@ -54,6 +59,11 @@ func (s *services) describe(ctx context.Context, out *api.Status) {
 	if list, err := s.store.InState(ctx, "", user.Indeterminate, countUpTo); err == nil {
 		out.Exchanges.Indeterminate = len(list)
 	}
+}
+
+func keyMemory() api.KeyMemory {
+	r := secret.Region()
+	return api.KeyMemory{Locked: r.Locked && r.Guarded, Hidden: r.Hidden, Bytes: r.Bytes, Used: r.Used, Spilled: r.Spilled, Reason: r.Reason}
 }
 
 func (d *daemon) memoryStatus() string {

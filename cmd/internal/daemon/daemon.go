@@ -13,9 +13,6 @@
 // It trusts its configuration, which was checked as a whole before, and the
 // sockets that systemd hands over. It never holds a secret itself and never
 // decides what a caller may do.
-//
-// BUG: that Vault's Transit key was deleted is not told while it runs; the next
-// start finds out.
 package daemon
 
 import (

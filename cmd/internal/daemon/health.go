@@ -34,6 +34,7 @@ type condition struct {
 	rules   string   // why the rules on disk are not the ones in force
 	anchor  string   // why the rollback anchor is not up to date
 	memory  string   // why nothing is remembered for a restart
+	transit string   // why the key that wraps keys is not there
 }
 
 // set takes why in words for administrators, and for everybody.
@@ -78,6 +79,9 @@ func (s *state) setAnchor(err error) (news bool) { return s.note(&s.now.anchor, 
 // setMemory keeps why nothing could be saved for a restart.
 func (s *state) setMemory(err error) (news bool) { return s.note(&s.now.memory, err) }
 
+// setTransit keeps why the Transit key cannot be used; nil forgets it.
+func (s *state) setTransit(err error) (news bool) { return s.note(&s.now.transit, err) }
+
 func (s *state) note(where *string, err error) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,6 +115,7 @@ const (
 	briefRules         = "the rules on disk were not loaded: see tokenvault status"
 	briefRollback      = "the store is not at or ahead of its rollback anchor"
 	briefAnchor        = "the rollback anchor is not up to date"
+	briefTransit       = "the key in Vault that wraps the store's keys is gone"
 	briefDisk          = "the disk is nearly full, or takes no more"
 )
 
@@ -168,6 +173,9 @@ func (d *daemon) briefly(now condition) []string {
 	}
 	if now.anchor != "" {
 		reasons = append(reasons, briefAnchor)
+	}
+	if now.transit != "" {
+		reasons = append(reasons, briefTransit)
 	}
 	if len(d.diskTroubles()) > 0 {
 		reasons = append(reasons, briefDisk)
@@ -230,6 +238,9 @@ func (d *daemon) troubles(now condition) (reasons []string) {
 	}
 	if now.anchor != "" {
 		reasons = append(reasons, "rollback anchor: "+now.anchor)
+	}
+	if now.transit != "" {
+		reasons = append(reasons, "transit key: "+now.transit)
 	}
 	return append(reasons, d.diskTroubles()...)
 }

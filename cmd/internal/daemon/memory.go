@@ -157,8 +157,11 @@ func (d *daemon) transit(ctx context.Context, s *services) error {
 	for pause := rememberEvery; wait(ctx, pause); pause = transitEvery {
 		d.rights(ctx) // what only a restart needs may have been taken away, too
 		state, err := d.source.Session.TransitState(ctx)
+		if news := d.state.setTransit(missingKey(err)); news {
+			d.log.Error("the Transit key is gone: a restart would not find its keys", "error", err)
+		}
 		if err != nil {
-			continue // what is wrong with Vault, the status says
+			continue // what else is wrong with Vault, the status says
 		}
 		if oldest(s.keys) >= state.MinDecryption {
 			continue
@@ -172,6 +175,15 @@ func (d *daemon) transit(ctx context.Context, s *services) error {
 		if d.source.Anchors != nil {
 			d.tellAnchored(ctx, d.writeAnchor(ctx, s))
 		}
+	}
+	return nil
+}
+
+// missingKey is an error of the Transit key's own, nil while it may only be that
+// Vault does not answer.
+func missingKey(err error) error {
+	if errors.Is(err, vault.ErrNotFound) || errors.Is(err, vault.ErrMalformed) {
+		return fmt.Errorf("%w: restore it before the daemon restarts", err)
 	}
 	return nil
 }

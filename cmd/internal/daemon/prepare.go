@@ -33,6 +33,9 @@ func prepare(ctx context.Context, c Config) (*daemon, error) {
 	}
 	d.started = d.Now()
 	d.state.set(starting, "starting", "starting")
+	if _, err := d.mirror(); err != nil {
+		return nil, err
+	}
 	if err := d.clients(); err != nil {
 		return nil, err
 	}

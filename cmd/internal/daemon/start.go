@@ -278,11 +278,15 @@ func (d *daemon) build(ctx context.Context, keys *keyring.Keyring) (*services, e
 
 // openAudit opens the log, and records first in it; that is signed on return.
 func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring, first audit.Event) (*audit.Log, error) {
+	mirror, err := d.mirror()
+	if err != nil {
+		return nil, err
+	}
 	log, err := audit.Open(ctx, audit.Config{
 		Path: d.cfg.Audit.Path, Instance: d.cfg.Instance, Incarnation: keys.Incarnation(),
 		Signer: keys.Signer(), SubjectKey: keys.Subject(), RotateSize: int64(d.cfg.Audit.RotateSize),
-		Reserve: int64(d.cfg.Audit.Reserve),
-		Now:     d.Now, Logger: d.log,
+		Reserve: int64(d.cfg.Audit.Reserve), Mirror: mirror,
+		Now: d.Now, Logger: d.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the audit log: %w", err)
