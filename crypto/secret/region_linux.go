@@ -3,7 +3,6 @@ package secret
 import (
 	"fmt"
 	"os"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,59 +16,76 @@ import (
 //
 // It is never unmapped: it lives as long as the process.
 func mapRegion(size int, hidden bool) mapped {
+	why := "memfd_secret: not asked for"
+	if hidden {
+		b, err := reserve(size)
+		if err == nil {
+			err = mapHidden(b)
+		}
+		if err == nil {
+			return mapped{bytes: b, locked: true, guarded: true, hidden: true}
+		}
+		why = fmt.Sprintf("memfd_secret: %v", err)
+	}
+	b, err := reserve(size) // anew: a mapping that failed has left a hole in the first
+	if err == nil {
+		err = unix.Mprotect(b, unix.PROT_READ|unix.PROT_WRITE)
+	}
+	if err != nil {
+		return mapped{reason: fmt.Sprintf("%s; no memory outside the heap: %v", why, err)}
+	}
+	return lock(b, why)
+}
+
+// lock does for anonymous memory what can be done.
+func lock(b []byte, why string) mapped {
+	m := mapped{bytes: b, guarded: true, reason: why}
+	if err := unix.Madvise(b, unix.MADV_DONTDUMP); err != nil {
+		m.reason += fmt.Sprintf("; keep it out of core dumps: %v", err)
+	}
+	if err := unix.Madvise(b, unix.MADV_WIPEONFORK); err != nil {
+		m.reason += fmt.Sprintf("; keep it from children: %v", err)
+	}
+	if err := unix.Mlock(b); err != nil {
+		m.reason += fmt.Sprintf("; lock %d bytes: %v (%s)", len(b), err, lockLimit)
+		return m
+	}
+	m.locked = true
+	return m
+}
+
+const lockLimit = "RLIMIT_MEMLOCK, systemd's LimitMEMLOCK="
+
+// reserve returns size bytes and a page before and behind them, none of which can be
+// read or written yet.
+func reserve(size int) ([]byte, error) {
 	page := os.Getpagesize()
 	size = (size + page - 1) / page * page
 	base, err := unix.MmapPtr(-1, 0, nil, uintptr(size+2*page), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return mapped{reason: fmt.Sprintf("no memory outside the heap: %v", err)}
+		return nil, err
 	}
-	inner := unsafe.Add(base, page)
-	m := mapped{guarded: true, bytes: unsafe.Slice((*byte)(inner), size)}
-	var why []string
-	if !hidden {
-		why = append(why, "memfd_secret: not asked for")
-	} else if err := mapHidden(inner, size); err != nil {
-		why = append(why, fmt.Sprintf("memfd_secret: %v", err))
-	} else {
-		m.locked, m.hidden = true, true
-		return m
-	}
-	if err := unix.Mprotect(m.bytes, unix.PROT_READ|unix.PROT_WRITE); err != nil {
-		return mapped{reason: fmt.Sprintf("no memory outside the heap: %v", err)}
-	}
-	for what, advice := range map[string]int{"keep out of core dumps": unix.MADV_DONTDUMP, "keep from children": unix.MADV_WIPEONFORK} {
-		if err := unix.Madvise(m.bytes, advice); err != nil {
-			why = append(why, fmt.Sprintf("%s: %v", what, err))
-		}
-	}
-	if err := unix.Mlock(m.bytes); err != nil {
-		why = append(why, fmt.Sprintf("lock %d bytes: %v (RLIMIT_MEMLOCK, systemd's LimitMEMLOCK=)", size, err))
-	} else {
-		m.locked = true
-	}
-	m.reason = strings.Join(why, "; ")
-	return m
+	return unsafe.Slice((*byte)(unsafe.Add(base, page)), size), nil
 }
 
-// mapHidden puts size bytes of secret memory in the place at. Its pages belong to
-// this mapping alone once the descriptor is closed; they are locked and not dumped by
-// their nature.
-func mapHidden(at unsafe.Pointer, size int) error {
+// mapHidden puts secret memory in the place of b. Its pages belong to this mapping
+// alone once the descriptor is closed; they are locked and not dumped by their nature.
+func mapHidden(b []byte) error {
 	fd, err := unix.MemfdSecret(unix.O_CLOEXEC)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+	if err := unix.Ftruncate(fd, int64(len(b))); err != nil {
 		return fmt.Errorf("give it a size: %w", err)
 	}
-	if _, err := unix.MmapPtr(fd, 0, at, uintptr(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED); err != nil {
-		return fmt.Errorf("map it: %w (RLIMIT_MEMLOCK, systemd's LimitMEMLOCK=)", err)
+	const flags = unix.MAP_SHARED | unix.MAP_FIXED
+	if _, err := unix.MmapPtr(fd, 0, unsafe.Pointer(&b[0]), uintptr(len(b)), unix.PROT_READ|unix.PROT_WRITE, flags); err != nil {
+		return fmt.Errorf("map %d bytes: %w (%s)", len(b), err, lockLimit)
 	}
-	bytes := unsafe.Slice((*byte)(at), size)
-	if err := unix.Madvise(bytes, unix.MADV_DONTFORK); err != nil {
+	if err := unix.Madvise(b, unix.MADV_DONTFORK); err != nil {
 		return fmt.Errorf("keep it from children: %w", err)
 	}
-	clear(bytes) // takes every page now: want of memory ends the process when it starts, not later
+	clear(b) // takes every page now: want of memory ends the process when it starts, not later
 	return nil
 }
