@@ -95,7 +95,7 @@ func TestConfigurationErrors(t *testing.T) {
 		"a mis-cased key":  {"unsafe_plain_http", "Unsafe_plain_http", lineOf(string(toml), "unsafe_plain_http"), "Unsafe_plain_http"},
 		"a wrong type":     {`level = "info"`, `level = 3`, lineOf(string(toml), "level ="), "level"},
 		"an unknown app":   {`apps = ["shop"]`, `apps = ["ship"]`, 0, "ship"},
-		"a rule for units": {`users = ["33"]`, `units = ["shop.service"]`, 0, "units"},
+		"no unit's name":   {`users = ["33"]`, `units = ["shop"]`, 0, "shop.service"},
 		"an unknown user":  {`users = ["33"]`, `users = ["nobody-of-that-name"]`, 0, "nobody-of-that-name"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
 	"github.com/tokenvault/tokenvault/cmd/internal/restart"
 	"github.com/tokenvault/tokenvault/cmd/internal/sandbox"
+	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/urfave/cli/v2"
 )
 
@@ -78,6 +79,7 @@ func confine(cfg *config.Config, i inherited, log *slog.Logger) ([]sandbox.Part,
 		return nil, err
 	}
 	profile.Logger = log
+	secret.Region() // takes system calls that it gives up below
 	parts, err := sandbox.Enter(profile)
 	if err != nil {
 		return nil, advise(fmt.Errorf("enter the sandbox: %w", err), `sandbox.mode = "auto" does with what this machine has; tokenvault status shows what is missing`)

@@ -74,6 +74,9 @@ func (c *Config) Notes() []string {
 			}
 		}
 	}
+	if p, err := c.Policy(nil); err == nil {
+		out = append(out, p.Notes()...)
+	}
 	return out
 }
 
