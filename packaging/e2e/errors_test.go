@@ -91,12 +91,12 @@ func TestConfigurationErrors(t *testing.T) {
 		line     int // 0: none is said
 		key      string
 	}{
-		"an unknown key":   {"[store]\n", "[store]\nfsync = false\n", lineOf(string(toml), "[store]") + 1, "fsync"},
-		"a mis-cased key":  {"unsafe_plain_http", "Unsafe_plain_http", lineOf(string(toml), "unsafe_plain_http"), "Unsafe_plain_http"},
-		"a wrong type":     {`level = "info"`, `level = 3`, lineOf(string(toml), "level ="), "level"},
-		"an unknown app":   {`apps = ["shop"]`, `apps = ["ship"]`, 0, "ship"},
-		"no unit's name":   {`users = ["33"]`, `units = ["shop"]`, 0, "shop.service"},
-		"an unknown user":  {`users = ["33"]`, `users = ["nobody-of-that-name"]`, 0, "nobody-of-that-name"},
+		"an unknown key":  {"[store]\n", "[store]\nfsync = false\n", lineOf(string(toml), "[store]") + 1, "fsync"},
+		"a mis-cased key": {"unsafe_plain_http", "Unsafe_plain_http", lineOf(string(toml), "unsafe_plain_http"), "Unsafe_plain_http"},
+		"a wrong type":    {`level = "info"`, `level = 3`, lineOf(string(toml), "level ="), "level"},
+		"an unknown app":  {`apps = ["shop"]`, `apps = ["ship"]`, 0, "ship"},
+		"no unit's name":  {`users = ["33"]`, `units = ["shop"]`, 0, "shop.service"},
+		"an unknown user": {`users = ["33"]`, `users = ["nobody-of-that-name"]`, 0, "nobody-of-that-name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			must(t, os.WriteFile(w.config, []byte(strings.Replace(string(toml), c.old, c.new, 1)), 0o644))
