@@ -101,6 +101,7 @@ type Server struct {
 	log       *slog.Logger
 	backingUp sync.Mutex
 	lookups   unrecorded
+	accounts  accounts
 
 	gate     gate
 	refusals refusals
