@@ -72,7 +72,7 @@ func (a Anchor) check() error {
 }
 
 // parseAnchor decodes the fields of an entry.
-func parseAnchor(data map[string]json.RawMessage) (Anchor, error) {
+func parseAnchor(data map[string][]byte) (Anchor, error) {
 	var a Anchor
 	fields := a.fields()
 	for name, into := range fields {

@@ -86,12 +86,11 @@ func New(c Config) (*Client, error) {
 		loginTurn: make(chan struct{}, 1), changed: make(chan struct{}, 1), news: make(chan struct{}),
 	}
 	client.loginTurn <- struct{}{}
-	entry := rt
 	if c.Auth.Method == methodCert {
-		entry = rt.present(&client.identity)
+		rt.present(&client.identity)
 	}
-	client.bound = &boundTransport{base: entry}
-	for to, through := range map[**conn]http.RoundTripper{&client.main: rt, &client.entry: entry, &client.renew: client.bound} {
+	client.bound = &boundTransport{base: rt}
+	for to, through := range map[**conn]http.RoundTripper{&client.main: rt, &client.entry: rt, &client.renew: client.bound} {
 		if *to, err = newConn(c, through); err != nil {
 			return nil, err
 		}
@@ -121,6 +120,13 @@ func (c *Client) current() session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.session
+}
+
+// lend makes a conn carry the session's token.
+func (c *Client) lend(to *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to.setToken(c.session.token)
 }
 
 // knownOutage is why the last request had no answer, nil when it had one.

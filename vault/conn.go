@@ -12,19 +12,56 @@ import (
 	"sync"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/tokenvault/tokenvault/crypto/secret"
 )
 
-// conn is one vault/api client over our transport. Its token is what was set
-// last; several conns share a transport.
-type conn struct{ api *api.Client }
+// conn is one vault/api client over our transport, with a token that vault/api is
+// not given: it would keep it as a string. Several conns share a transport.
+type conn struct {
+	api   *api.Client
+	token *heldToken
+}
+
+// heldToken is a token that is put into requests where they are written.
+type heldToken struct {
+	mu   sync.RWMutex
+	text secret.Text // ours
+}
+
+// set makes further requests carry a copy of text.
+func (h *heldToken) set(text secret.Text) {
+	own := kept(text)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.text.Wipe()
+	h.text = own
+}
+
+type tokenKey struct{}
+
+// authorized puts a conn's token beside each request, for the transport.
+type authorized struct {
+	base  http.RoundTripper
+	token *heldToken
+}
+
+func (a authorized) RoundTrip(req *http.Request) (*http.Response, error) {
+	return a.base.RoundTrip(req.WithContext(context.WithValue(req.Context(), tokenKey{}, a.token)))
+}
+
+// setToken makes every further request of the conn carry the token; an empty one
+// makes it carry none.
+func (c *conn) setToken(token secret.Text) { c.token.set(token) }
 
 // newConn builds a vault/api client that has nothing from the environment, and
 // no token.
 func newConn(c Config, rt http.RoundTripper) (*conn, error) {
 	defer hideEnvironment()()
+	token := &heldToken{}
 	client, err := api.NewClient(&api.Config{
 		Address:          c.Address,
-		HttpClient:       &http.Client{Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		HttpClient:       &http.Client{Transport: authorized{rt, token}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		MaxRetries:       0,
 		CheckRetry:       func(context.Context, *http.Response, error) (bool, error) { return false, nil },
 		DisableRedirects: true,
@@ -38,7 +75,7 @@ func newConn(c Config, rt http.RoundTripper) (*conn, error) {
 	if c.Namespace != "" {
 		client.SetNamespace(c.Namespace)
 	}
-	return &conn{client}, nil
+	return &conn{client, token}, nil
 }
 
 var environment sync.Mutex
@@ -74,15 +111,29 @@ func (a answer) forget() { clear(a.body) }
 
 func (a answer) ok() bool { return a.status >= 200 && a.status < 300 }
 
-// data decodes the field "data" of the body.
+// member is a member of the body, a part of it; nil when there is none.
+func (a answer) member(name string) ([]byte, error) {
+	members, err := fields(a.body)
+	return members[name], err
+}
+
+// data decodes the field "data" of the body, which must hold no secret.
 func (a answer) data(into any) error {
-	envelope := struct {
-		Data any `json:"data"`
-	}{into}
-	if err := json.Unmarshal(a.body, &envelope); err != nil {
-		return ErrMalformed // the decoder's error quotes what it read
+	raw, err := a.member("data")
+	if err != nil || raw == nil {
+		return err
 	}
-	return nil
+	return decode(raw, into)
+}
+
+// secrets returns the members of the object that is the body's field name: parts
+// of the body, for textOf and bytesOf, which clear them.
+func (a answer) secrets(name string) (map[string][]byte, error) {
+	raw, err := a.member(name)
+	if err != nil {
+		return nil, err
+	}
+	return fields(raw)
 }
 
 // says reports whether one of Vault's error texts contains part. The texts
@@ -137,7 +188,10 @@ func received(resp *api.Response, err error) (answer, error) {
 		return answer{}, unreachable(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	if own, ok := resp.Body.(*wipedBody); ok {
+		return answer{status: resp.StatusCode, body: own.take()}, nil
+	}
+	body, err := io.ReadAll(resp.Body) // vault/api's copy of a refusal
 	if err != nil {
 		return answer{}, unreachable(err)
 	}

@@ -11,9 +11,6 @@ import (
 	"net/http"
 	"os"
 
-	"github.com/hashicorp/vault/api"
-	"github.com/hashicorp/vault/api/auth/approle"
-
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
 
@@ -98,7 +95,7 @@ func (k *credentials) fill(a AuthConfig) error {
 	}
 	for _, f := range files[a.Method] {
 		var err error
-		if *f.to, err = ReadSecretFile(f.path); err != nil {
+		if *f.to, err = keepSecretFile(f.path); err != nil {
 			return err
 		}
 	}
@@ -143,35 +140,24 @@ func (c *Client) enterWithAppRole(ctx context.Context, with credentials) (sessio
 		return session{}, err
 	}
 	defer secretID.Wipe()
-	role, id := credentials{roleID: with.roleID, secretID: secretID}.appRole()
-	method, err := approle.NewAppRoleAuth(role, &approle.SecretID{FromString: id}, approle.WithMountPath(c.config.Auth.Mount))
+	body, err := appRoleBody(with.roleID, secretID)
 	if err != nil {
-		return session{}, errors.New("log in to vault with AppRole: vault/api does not take the credentials")
+		return session{}, errors.New("log in to vault with AppRole: the credentials cannot be sent")
 	}
-	s, err := method.Login(ctx, c.entry.api)
-	if err != nil {
-		return session{}, c.fromAppRole(err, with)
-	}
-	if s == nil || s.Auth == nil {
-		return session{}, errNoToken
-	}
-	if c.config.Auth.Wrapped {
+	s, err := c.enterAt(ctx, body, func(status int) *refusedLogin { return c.refusedAppRole(status, with) })
+	if err == nil && c.config.Auth.Wrapped {
 		c.origin(with.secretID)
 	}
-	return c.admitted(s.Auth.ClientToken, s.Auth.Renewable, s.Auth.LeaseDuration)
+	return s, err
 }
 
-// fromAppRole says what an error of an AppRole login means. Vault answers 400 to
+// refusedAppRole says what a refused AppRole login means. Vault answers 400 to
 // credentials that it does not know, or not any more, and 403 while the role is
 // locked out.
-func (c *Client) fromAppRole(err error, with credentials) error {
-	answered, ok := errors.AsType[*api.ResponseError](err)
-	if !ok {
-		return fmt.Errorf("log in to vault: %w", unreachable(err))
-	}
+func (c *Client) refusedAppRole(status int, with credentials) *refusedLogin {
 	refused := &refusedLogin{how: fmt.Sprintf("with AppRole at %q", "auth/"+c.config.Auth.Mount)}
 	switch {
-	case answered.StatusCode == http.StatusForbidden:
+	case status == http.StatusForbidden:
 		refused.why = "the role is locked out after bad logins (for 15 minutes, unless the mount says otherwise), or nothing is mounted there, or tokens of the role are bound to other addresses"
 	case with.equal(c.proven):
 		refused.counts = true
@@ -193,7 +179,7 @@ func (c *Client) enterWithCertificate(ctx context.Context, with credentials) (se
 	if err != nil {
 		return session{}, errors.New("log in to vault with a certificate: the role cannot be sent")
 	}
-	return c.enterAt(ctx, body, "the certificate of cert_file matches no role there (or not the one of role), or has expired or been revoked, or tokens of the role are bound to other addresses")
+	return c.enterAt(ctx, body, c.refusedBecause("the certificate of cert_file matches no role there (or not the one of role), or has expired or been revoked, or tokens of the role are bound to other addresses"))
 }
 
 func (c *Client) enterWithJWT(ctx context.Context, jwt secret.Text) (session, error) {
@@ -201,41 +187,50 @@ func (c *Client) enterWithJWT(ctx context.Context, jwt secret.Text) (session, er
 	if err != nil {
 		return session{}, errors.New("log in to vault with a JWT: it cannot be sent")
 	}
-	return c.enterAt(ctx, body, "there is no such role, or it does not take the token of jwt_file: expired, not valid yet by Vault's clock, of another issuer or audience, or for somebody else")
+	return c.enterAt(ctx, body, c.refusedBecause("there is no such role, or it does not take the token of jwt_file: expired, not valid yet by Vault's clock, of another issuer or audience, or for somebody else"))
 }
 
-// enterAt sends a login to the mount. refused is what a no of Vault's may mean.
-func (c *Client) enterAt(ctx context.Context, body []byte, refused string) (session, error) {
-	defer clear(body)
+// refusedBecause says what a refused login may mean, whatever its status.
+func (c *Client) refusedBecause(why string) func(int) *refusedLogin {
 	auth := c.config.Auth
-	a, err := c.entry.put(ctx, "auth/"+auth.Mount+"/login", body)
+	return func(int) *refusedLogin {
+		return &refusedLogin{how: fmt.Sprintf("with %s at %q", auth.Method, "auth/"+auth.Mount), why: why}
+	}
+}
+
+// enterAt sends a login to the mount. refused says what a no of Vault's means.
+func (c *Client) enterAt(ctx context.Context, body []byte, refused func(status int) *refusedLogin) (session, error) {
+	defer clear(body)
+	a, err := c.entry.put(ctx, "auth/"+c.config.Auth.Mount+"/login", body)
 	if err != nil {
 		return session{}, fmt.Errorf("log in to vault: %w", err)
 	}
 	defer a.forget()
 	if !a.ok() {
-		return session{}, &refusedLogin{how: fmt.Sprintf("with %s at %q", auth.Method, "auth/"+auth.Mount), why: refused}
+		return session{}, refused(a.status)
 	}
-	var s struct {
-		Auth struct {
-			Token     string `json:"client_token"`
-			Renewable bool   `json:"renewable"`
-			Lease     int    `json:"lease_duration"`
-		} `json:"auth"`
-	}
-	if json.Unmarshal(a.body, &s) != nil {
-		return session{}, errNoToken
-	}
-	return c.admitted(s.Auth.Token, s.Auth.Renewable, s.Auth.Lease)
+	return c.admitted(a)
 }
 
 // errNoToken is for an answer of 2xx to a login: also when Vault wants a second
 // factor.
 var errNoToken = fmt.Errorf("log in to vault: %w", &noAnswer{why: "its answer to a login holds no token", busy: true})
 
-func (c *Client) admitted(token string, renewable bool, lease int) (session, error) {
-	if token == "" {
+// admitted takes the session out of the answer to a login.
+func (c *Client) admitted(a answer) (session, error) {
+	raw, err := a.member("auth")
+	if err != nil || raw == nil {
 		return session{}, errNoToken
 	}
-	return c.newSession(secret.FromString(token), renewable, lease), nil
+	var renewable bool
+	var lease int // seconds
+	members, err := fields(raw)
+	if err != nil || decodeMember(members, "renewable", &renewable) != nil || decodeMember(members, "lease_duration", &lease) != nil {
+		return session{}, errNoToken
+	}
+	token, ok := textOf(members["client_token"])
+	if !ok || token.IsZero() {
+		return session{}, errNoToken
+	}
+	return c.newSession(token, renewable, lease), nil
 }

@@ -91,7 +91,7 @@ func judge(info fs.FileInfo, credential bool) error {
 }
 
 func readSecret(r io.Reader) (secret.Text, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxSecretFile+1))
+	b, err := readBounded(r)
 	defer clear(b)
 	if err != nil {
 		return secret.Text{}, err
@@ -104,6 +104,23 @@ func readSecret(r io.Reader) (secret.Text, error) {
 		return secret.Text{}, errors.New("is empty")
 	}
 	return secret.New(content), nil
+}
+
+// readBounded reads one byte more than may be there, and leaves no copy elsewhere.
+func readBounded(r io.Reader) ([]byte, error) {
+	b := make([]byte, maxSecretFile+1)
+	n, err := io.ReadFull(r, b)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return b[:n], err
+}
+
+// keepSecretFile is ReadSecretFile into the locked region.
+func keepSecretFile(path string) (secret.Text, error) {
+	text, err := ReadSecretFile(path)
+	defer text.Wipe()
+	return kept(text), err
 }
 
 // isCredential reports whether path lies below systemd's directory of this

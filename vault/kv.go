@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -35,12 +34,11 @@ func checkClientID(id user.ClientID) error {
 
 // entry is an answer to a read of secret/data/….
 type entry struct {
-	Data     map[string]json.RawMessage `json:"data"` // nil when deleted or destroyed
+	Data     map[string][]byte // parts of the answer; nil when deleted or destroyed
 	Metadata struct {
-		Version      int    `json:"version"`
-		DeletionTime string `json:"deletion_time"`
-		Destroyed    bool   `json:"destroyed"`
-	} `json:"metadata"`
+		Version   int  `json:"version"`
+		Destroyed bool `json:"destroyed"`
+	}
 }
 
 // gone reports whether the version is there no more.
@@ -83,6 +81,7 @@ func parseApp(a answer) (App, error) {
 	}
 	appKey, err := textField(e.Data, fieldAppKey)
 	if err != nil {
+		clientSecret.Wipe()
 		return App{}, err
 	}
 	return App{ClientSecret: clientSecret, AppKey: appKey, Version: e.Metadata.Version}, nil
@@ -93,8 +92,8 @@ func parseEntry(a answer) (entry, error) {
 	if !a.ok() && a.status != http.StatusNotFound {
 		return entry{}, a.unexpected()
 	}
-	var e entry
-	if err := a.data(&e); err != nil {
+	e, err := splitEntry(a)
+	if err != nil {
 		return entry{}, err
 	}
 	switch {
@@ -110,16 +109,37 @@ func parseEntry(a answer) (entry, error) {
 	return e, nil
 }
 
-// textField returns a string field, empty when absent.
-func textField(data map[string]json.RawMessage, name string) (secret.Text, error) {
+// splitEntry decodes what an entry says of itself, and leaves its fields as they
+// came.
+func splitEntry(a answer) (e entry, err error) {
+	raw, err := a.member("data")
+	if err != nil || raw == nil || string(raw) == "null" {
+		return e, err
+	}
+	parts, err := fields(raw)
+	if err != nil {
+		return e, err
+	}
+	if metadata, ok := parts["metadata"]; ok {
+		if err := decode(metadata, &e.Metadata); err != nil {
+			return e, err
+		}
+	}
+	if data, ok := parts["data"]; ok && string(data) != "null" {
+		e.Data, err = fields(data)
+	}
+	return e, err
+}
+
+// textField returns a string field, empty when absent, and clears it.
+func textField(data map[string][]byte, name string) (secret.Text, error) {
 	raw, ok := data[name]
 	if !ok {
 		return secret.Text{}, nil
 	}
-	defer clear(raw)
-	var s *string
-	if json.Unmarshal(raw, &s) != nil || s == nil {
+	text, ok := textOf(raw)
+	if !ok {
 		return secret.Text{}, fmt.Errorf("%w: the field %s is not a string", ErrMalformed, name)
 	}
-	return secret.FromString(*s), nil
+	return text, nil
 }

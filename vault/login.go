@@ -144,6 +144,7 @@ func (c *Client) take(s session) {
 	c.noteWord()
 	c.mu.Lock()
 	s.generation = c.session.generation + 1
+	c.session.token.Wipe() // requests under way carry the copy of their conn
 	c.session = s
 	c.refused.forget()
 	c.refused, c.status.Denied, c.lost, c.trouble = nil, false, false, ""
@@ -158,7 +159,7 @@ func (c *Client) take(s session) {
 // enterWithToken looks the token up with itself.
 func (c *Client) enterWithToken(ctx context.Context, token secret.Text) (session, error) {
 	c.entry.setToken(token)
-	defer c.entry.api.ClearToken()
+	defer c.entry.setToken(secret.Text{})
 	a, err := c.entry.get(ctx, "auth/token/lookup-self")
 	if err != nil {
 		return session{}, fmt.Errorf("log in to vault: %w", err)
@@ -170,7 +171,7 @@ func (c *Client) enterWithToken(ctx context.Context, token secret.Text) (session
 	if err := a.data(&self); err != nil {
 		return session{}, fmt.Errorf("log in to vault: %w", err)
 	}
-	return c.newSession(ownCopy(token), self.Renewable, self.left()), nil
+	return c.newSession(kept(token), self.Renewable, self.left()), nil
 }
 
 // selfLookup is an answer to auth/token/lookup-self.
@@ -204,7 +205,11 @@ func (s *session) setLease(now time.Time, seconds int) {
 	}
 }
 
-// watched is the session as vault/api's watcher wants it.
+// noToken is what vault/api's watcher is given for a token. It goes nowhere.
+const noToken = "held-elsewhere"
+
+// watched is the session as vault/api's watcher wants it: without the token, which
+// the conn that it renews through carries.
 func (s session) watched() *api.Secret {
-	return &api.Secret{Auth: &api.SecretAuth{ClientToken: s.tokenString(), Renewable: true, LeaseDuration: int(s.lease / time.Second)}}
+	return &api.Secret{Auth: &api.SecretAuth{ClientToken: noToken, Renewable: true, LeaseDuration: int(s.lease / time.Second)}}
 }

@@ -60,10 +60,10 @@ func (c *Client) Recall(m Memory) error {
 	if c.session.generation != 0 || !c.unwrapped.IsZero() {
 		return errors.New("recall a vault session: there is one already")
 	}
-	c.unwrapped, c.status.LastWord = ownCopy(m.SecretID), m.LastWord
+	c.unwrapped, c.status.LastWord = kept(m.SecretID), m.LastWord
 	c.outage = errUnasked
 	if !m.Token.IsZero() {
-		s := session{generation: 1, token: ownCopy(m.Token), renewable: m.Renewable, since: m.Since, expires: m.Expires}
+		s := session{generation: 1, token: kept(m.Token), renewable: m.Renewable, since: m.Since, expires: m.Expires}
 		s.lease = s.left(c.config.Now())
 		c.session = s
 		c.main.setToken(s.token)
@@ -155,6 +155,6 @@ func (h *held) recall(now time.Time, c SecretsConfig, m SecretMemory) bool {
 	if m.Confirmed.After(now) {
 		m.Confirmed = now
 	}
-	h.current, h.since, h.confirmed, h.stale = handOut(m.Current), m.Since, m.Confirmed, false
+	h.current, h.since, h.confirmed, h.stale = user.ClientSecret{Text: kept(m.Current.Text), Version: m.Current.Version}, m.Since, m.Confirmed, false
 	return true
 }

@@ -24,11 +24,16 @@ type OperatorConfig struct {
 
 // Operator does with the operator's own token what the daemon may not: set Vault
 // up, and put secrets into it. It keeps no token alive and repeats nothing.
+//
+// BUG: what an entry holds beside the clientSecret, and the clientSecret on its way
+// into one, pass through encoding/json, whose copies cannot be cleared. The process
+// ends soon after.
 type Operator struct {
 	config Config
 	paths  Paths
 	conn   *conn
 	base   http.RoundTripper // below conn
+	token  secret.Text
 }
 
 // NewOperator checks the configuration; it sends nothing.
@@ -44,7 +49,7 @@ func NewOperator(c OperatorConfig) (*Operator, error) {
 	if err != nil {
 		return nil, err
 	}
-	operator := &Operator{config: config, paths: config.paths(), base: rt}
+	operator := &Operator{config: config, paths: config.paths(), base: rt, token: c.Token}
 	if operator.conn, err = newConn(config, rt); err != nil {
 		return nil, err
 	}
@@ -88,24 +93,28 @@ func (o *Operator) putWrapped(ctx context.Context, path string, fields any, life
 	if err != nil {
 		return secret.Text{}, 0, err
 	}
-	wrapping.api.SetToken(o.conn.api.Token())
+	wrapping.setToken(o.token)
+	defer wrapping.setToken(secret.Text{})
 	wrapping.api.SetWrappingLookupFunc(func(string, string) string { return strconv.Itoa(int(life / time.Second)) })
 	a, err := (&Operator{conn: wrapping}).put(ctx, path, fields)
 	if err != nil {
 		return secret.Text{}, 0, err
 	}
 	defer a.forget()
-	var answer struct {
-		Wrapped struct {
-			Token string `json:"token"`
-			TTL   int    `json:"ttl"`
-			Path  string `json:"creation_path"`
-		} `json:"wrap_info"`
+	var made struct {
+		TTL  int    `json:"ttl"`
+		Path string `json:"creation_path"`
 	}
-	if json.Unmarshal(a.body, &answer) != nil || answer.Wrapped.Token == "" || answer.Wrapped.Path != path {
+	members, err := a.secrets("wrap_info")
+	if err == nil {
+		err = errors.Join(decodeMember(members, "ttl", &made.TTL), decodeMember(members, "creation_path", &made.Path))
+	}
+	token, ok := textOf(members["token"])
+	if err != nil || !ok || token.IsZero() || made.Path != path {
+		token.Wipe()
 		return secret.Text{}, 0, fmt.Errorf("write %q: %w: its answer is not wrapped", path, ErrMalformed)
 	}
-	return secret.FromString(answer.Wrapped.Token), time.Duration(answer.Wrapped.TTL) * time.Second, nil
+	return token, time.Duration(made.TTL) * time.Second, nil
 }
 
 func refusedOn(what, path string, a answer) error {
@@ -151,9 +160,10 @@ func (o *Operator) PutSecret(ctx context.Context, id user.ClientID, clientSecret
 }
 
 func encodeSecret(clientSecret secret.Text) (json.RawMessage, error) {
-	encoded, err := secretJSON(clientSecret)
+	encoded := secretJSON(clientSecret)
 	switch {
-	case err != nil || !utf8.Valid(encoded) || bytes.Contains(encoded, []byte(`\ufffd`)):
+	case !isText(clientSecret) || bytes.ContainsRune(encoded, utf8.RuneError):
+		clear(encoded)
 		return nil, errors.New("a client secret must be valid UTF-8")
 	case clientSecret.IsZero():
 		return nil, errors.New("a client secret must not be empty")
@@ -176,8 +186,11 @@ func (o *Operator) entry(ctx context.Context, path string) (map[string]json.RawM
 	if err != nil {
 		return nil, 0, fmt.Errorf("%q: %w", path, err)
 	}
-	if e.gone() {
-		e.Data = map[string]json.RawMessage{}
+	copied := map[string]json.RawMessage{}
+	if !e.gone() {
+		for name, raw := range e.Data {
+			copied[name] = bytes.Clone(raw)
+		}
 	}
-	return e.Data, e.Metadata.Version, nil
+	return copied, e.Metadata.Version, nil
 }

@@ -251,11 +251,10 @@ func (o *Operator) newSecretID(ctx context.Context, path string) (secret.Text, e
 		return secret.Text{}, err
 	}
 	defer a.forget()
-	var made struct {
-		SecretID string `json:"secret_id"`
-	}
-	if err := a.data(&made); err != nil || made.SecretID == "" {
+	made, _ := a.secrets("data")
+	secretID, ok := textOf(made["secret_id"])
+	if !ok || secretID.IsZero() {
 		return secret.Text{}, fmt.Errorf("make a secret id: %w", ErrMalformed)
 	}
-	return secret.FromString(made.SecretID), nil
+	return secretID, nil
 }

@@ -33,7 +33,9 @@ func (c *Client) Wrap(ctx context.Context, key secret.Text, context []byte) (str
 	var out struct {
 		Ciphertext string `json:"ciphertext"`
 	}
-	if err := c.transit(ctx, "encrypt", encryptBody(key, context), &out); err != nil {
+	body := encryptBody(key, context)
+	defer clear(body)
+	if err := c.transit(ctx, "encrypt", body, func(a answer) error { return a.data(&out) }); err != nil {
 		return "", fmt.Errorf("wrap a key: %w", err)
 	}
 	if !wrappedForm.MatchString(out.Ciphertext) {
@@ -48,21 +50,29 @@ func (c *Client) Unwrap(ctx context.Context, wrapped string, context []byte) (se
 	if !wrappedForm.MatchString(wrapped) {
 		return secret.Text{}, fmt.Errorf("unwrap a key: %w: not a transit ciphertext", ErrMalformed)
 	}
-	var out struct {
-		Plaintext []byte `json:"plaintext"` // base64 in JSON, as encoding/json has bytes
-	}
-	defer func() { clear(out.Plaintext) }()
-	if err := c.transit(ctx, "decrypt", decryptBody(wrapped, context), &out); err != nil {
+	var key secret.Text
+	take := func(a answer) (err error) { key, err = plaintext(a); return err }
+	if err := c.transit(ctx, "decrypt", decryptBody(wrapped, context), take); err != nil {
 		return secret.Text{}, fmt.Errorf("unwrap a key: %w", err)
 	}
-	if len(out.Plaintext) == 0 {
-		return secret.Text{}, fmt.Errorf("unwrap a key: %w: transit answered nothing", ErrMalformed)
+	return key, nil
+}
+
+// plaintext takes what decrypt answers out of the answer.
+func plaintext(a answer) (secret.Text, error) {
+	data, err := a.secrets("data")
+	if err != nil {
+		return secret.Text{}, err
 	}
-	return secret.New(out.Plaintext), nil
+	key, ok := bytesOf(data["plaintext"])
+	if !ok || key.IsZero() {
+		return secret.Text{}, fmt.Errorf("%w: transit answered no plaintext", ErrMalformed)
+	}
+	return key, nil
 }
 
 // transit asks <mount>/<op>/<key>, after the key was once seen to bind contexts.
-func (c *Client) transit(ctx context.Context, op string, body []byte, into any) error {
+func (c *Client) transit(ctx context.Context, op string, body []byte, take func(answer) error) error {
 	if err := c.checkKey(ctx); err != nil {
 		return err
 	}
@@ -84,7 +94,7 @@ func (c *Client) transit(ctx context.Context, op string, body []byte, into any) 
 	case !a.ok():
 		return fmt.Errorf("%q: %w", path, a.unexpected())
 	}
-	if err := a.data(into); err != nil {
+	if err := take(a); err != nil {
 		return fmt.Errorf("%q: %w", path, err)
 	}
 	return nil

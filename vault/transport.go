@@ -5,13 +5,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -25,63 +23,57 @@ const (
 	maxCAFile = 1 << 20  // bytes
 )
 
-// transport carries requests to the configured address and hands on only
-// answers that are Vault's own; everything else becomes a noAnswer. It reads a
-// body whole, so that nothing above it waits or reads without a limit.
+// transport carries requests to the configured address, each over a connection of
+// its own, and hands on only answers that are Vault's own; everything else becomes
+// a noAnswer. It reads a body whole, so that nothing above it waits or reads
+// without a limit.
 type transport struct {
-	base    *http.Transport
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	tls     *tls.Config
 	timeout time.Duration
-	sent    *atomic.Uint64 // requests whose head was written
+	sent    *atomic.Uint64 // requests that were written
 }
 
 func newTransport(c Config) (*transport, error) {
+	u, err := c.url()
+	if err != nil {
+		return nil, err
+	}
 	roots, err := authorities(c.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.TLSServerName}
 	pinned, err := newPins(c.Pins)
 	if err != nil {
 		return nil, err
 	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: c.TLSServerName, NextProtos: []string{"http/1.1"}}
+	defaultTo(&config.ServerName, u.Hostname())
 	if pinned != nil {
 		config.VerifyConnection = pinned.check
 	}
-	dialer := &net.Dialer{Timeout: c.Timeout, KeepAlive: 30 * time.Second}
-	if c.UnsafePlainHTTP {
-		dialer.Control = loopbackOnly
+	t := &transport{timeout: c.Timeout, sent: new(atomic.Uint64), tls: config, dial: c.dial}
+	if t.dial == nil {
+		dialer := &net.Dialer{Timeout: c.Timeout}
+		if c.UnsafePlainHTTP {
+			dialer.Control = loopbackOnly
+		}
+		t.dial = dialer.DialContext
 	}
-	dial := dialer.DialContext
-	if c.dial != nil {
-		dial = c.dial
-	}
-	return &transport{timeout: c.Timeout, sent: new(atomic.Uint64), base: &http.Transport{
-		Proxy:                  nil, // the environment's are not ours
-		DialContext:            dial,
-		TLSClientConfig:        config,
-		ForceAttemptHTTP2:      true,
-		MaxResponseHeaderBytes: maxHeader,
-		MaxIdleConnsPerHost:    4,
-		IdleConnTimeout:        90 * time.Second,
-	}}, nil
+	return t, nil
 }
 
-// present makes new connections show the certificate that identity then holds,
-// and returns a transport that makes a new one for every request.
-//
-// Logins and renewals need that: what a connection that is kept alive has shown is
-// the certificate of before, and Vault renews a token only for the certificate that
-// it was given to (unless the mount says disable_binding).
-func (t *transport) present(identity *atomic.Pointer[tls.Certificate]) *transport {
-	t.base.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+// present makes connections show the certificate that identity then holds. No
+// connection and no TLS session outlives its request, and so Vault always sees the
+// newest one, which logins and renewals need: Vault renews a token only for the
+// certificate that it was given to (unless the mount says disable_binding).
+func (t *transport) present(identity *atomic.Pointer[tls.Certificate]) {
+	t.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		if shown := identity.Load(); shown != nil {
 			return shown, nil
 		}
 		return &tls.Certificate{}, nil // none
 	}
-	single := t.base.Clone()
-	single.DisableKeepAlives = true
-	return &transport{base: single, timeout: t.timeout, sent: t.sent}
 }
 
 // loopbackOnly refuses an address after it was resolved, where a name cannot
@@ -116,25 +108,38 @@ func authorities(caFile string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper, with the token that the context holds.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), t.timeout)
 	defer cancel()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { t.sent.Add(1) }})
-	resp, err := t.base.RoundTrip(req.WithContext(ctx))
+	resp, body, err := t.ask(ctx, req)
 	if err != nil {
-		return nil, inOurWords(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return nil, inOurWords(err)
+		if ended := ctx.Err(); ended != nil { // it is why the connection broke
+			err = ended
+		}
+		return nil, unreachable(err)
 	}
 	if why := notVaultsOwn(resp.StatusCode, body); why != "" {
+		clear(body)
 		return nil, &noAnswer{why: why, busy: inService(resp.StatusCode)}
 	}
 	resp.Body = &wipedBody{Reader: bytes.NewReader(body), bytes: body}
 	return resp, nil
+}
+
+// ask sends a request and reads its answer.
+func (t *transport) ask(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
+	h, err := t.open(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer h.close()
+	token, _ := ctx.Value(tokenKey{}).(*heldToken)
+	if err := h.send(req, token); err != nil {
+		return nil, nil, err
+	}
+	t.sent.Add(1)
+	return h.receive(req)
 }
 
 // notVaultsOwn says why an answer is not one of a Vault that is in service, or
@@ -152,7 +157,7 @@ func notVaultsOwn(status int, body []byte) string {
 	case status == http.StatusNoContent, status >= 200 && status < 300 && len(body) == 0:
 		return ""
 	case status >= 200 && status < 300:
-		if !bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) || !json.Valid(body) {
+		if !isObjectWith(body) {
 			return "what answers does not answer in Vault's JSON"
 		}
 		return ""
@@ -174,23 +179,29 @@ func inService(status int) bool {
 }
 
 // isObjectWith reports whether body is a JSON object with these fields.
-func isObjectWith(body []byte, fields ...string) bool {
-	var object map[string]json.RawMessage
-	if json.Unmarshal(body, &object) != nil || object == nil {
-		return false
-	}
-	for _, f := range fields {
-		if _, ok := object[f]; !ok {
+func isObjectWith(body []byte, names ...string) bool {
+	members, err := fields(body)
+	for _, name := range names {
+		if _, ok := members[name]; !ok {
 			return false
 		}
 	}
-	return true
+	return err == nil
 }
 
-// wipedBody clears its bytes when it is closed: they may hold a secret.
+// wipedBody clears its bytes when it is closed, unless they were taken: they may
+// hold a secret.
 type wipedBody struct {
 	*bytes.Reader
 	bytes []byte
+}
+
+// take returns the bytes, which are the caller's from then on.
+func (b *wipedBody) take() []byte {
+	taken := b.bytes
+	b.Reset(nil)
+	b.bytes = nil
+	return taken
 }
 
 func (b *wipedBody) Close() error {

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"sync"
@@ -38,6 +39,7 @@ type watch struct {
 
 func (k *keeper) startWatch() {
 	c := k.client
+	c.lend(c.renew)
 	w, err := c.renew.api.NewLifetimeWatcher(&api.LifetimeWatcherInput{
 		Secret: k.kept.watched(), RenewBehavior: api.RenewBehaviorIgnoreErrors,
 	})
@@ -127,7 +129,8 @@ func (w *watch) admit() error {
 }
 
 // boundTransport carries the requests of the current watch, and ends them with
-// it: vault/api's watcher sends them with context.Background.
+// it: vault/api's watcher sends them with context.Background. What it makes strings
+// of must hold no token: it is overwritten in the answer.
 type boundTransport struct {
 	base  http.RoundTripper
 	watch atomic.Pointer[watch]
@@ -144,5 +147,23 @@ func (b *boundTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel() // our transport has read the body by then
 	defer context.AfterFunc(w.ctx, cancel)()
-	return b.base.RoundTrip(req.WithContext(ctx))
+	resp, err := b.base.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		withoutToken(resp)
+	}
+	return resp, err
+}
+
+// withoutToken makes the token in the answer to a renewal unreadable, and leaves
+// the answer JSON.
+func withoutToken(resp *http.Response) {
+	body, ok := resp.Body.(*wipedBody)
+	if !ok {
+		return
+	}
+	auth, err := answer{body: body.bytes}.secrets("auth")
+	if token := auth["client_token"]; err == nil && len(token) > 2 {
+		token = token[1 : len(token)-1]
+		copy(token, bytes.Repeat([]byte("x"), len(token)))
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"unicode/utf8"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
@@ -11,12 +13,21 @@ import (
 // This file is where secrets become request bodies and headers, and the only one
 // of the package that reveals any.
 
-// setToken makes every further request of the conn carry the token.
-func (c *conn) setToken(token secret.Text) { c.api.SetToken(string(token.Reveal())) }
-
-// appRoleCredentials returns role id and secret id as vault/api wants them.
-func (k credentials) appRole() (roleID, secretID string) {
-	return string(k.roleID.Reveal()), string(k.secretID.Reveal())
+// with gives f the token, which must be printable ASCII to stand in a header
+// (RFC 9110, section 5.5); none when h is nil or holds none.
+func (h *heldToken) with(f func(token []byte) ([]byte, error)) ([]byte, error) {
+	if h == nil {
+		return f(nil)
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	token := h.text.Reveal()
+	for _, c := range token {
+		if c <= ' ' || c > '~' {
+			return nil, &noAnswer{why: "the token has a character that no token has, and was not sent"}
+		}
+	}
+	return f(token)
 }
 
 // keyPair returns the client certificate with its key.
@@ -26,30 +37,59 @@ func (k credentials) keyPair() (tls.Certificate, error) {
 
 // jwtBody is the body of a login with a JWT.
 func jwtBody(role string, jwt secret.Text) ([]byte, error) {
-	token, err := secretJSON(jwt)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(token)
-	return json.Marshal(map[string]any{"role": role, "jwt": token})
+	return stringsBody(member{"role", secret.FromString(role)}, member{"jwt", jwt})
+}
+
+// appRoleBody is the body of a login with AppRole.
+func appRoleBody(roleID, secretID secret.Text) ([]byte, error) {
+	return stringsBody(member{"role_id", roleID}, member{"secret_id", secretID})
 }
 
 // tokenBody is the body of sys/wrapping/lookup.
-func tokenBody(token secret.Text) ([]byte, error) {
-	encoded, err := secretJSON(token)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(encoded)
-	return json.Marshal(map[string]any{"token": encoded})
+func tokenBody(token secret.Text) ([]byte, error) { return stringsBody(member{"token", token}) }
+
+type member struct {
+	name  string // needs no escaping
+	value secret.Text
 }
 
-// ownCopy returns a Text of its own: wiping either leaves the other.
+// errNotText is returned for what JSON cannot carry as it is.
+var errNotText = errors.New("it is not valid UTF-8")
+
+// stringsBody is a JSON object of strings, for the caller to clear. There is no
+// other copy of it.
+func stringsBody(members ...member) ([]byte, error) {
+	room := len("{}")
+	for _, m := range members {
+		if !utf8.Valid(m.value.Reveal()) {
+			return nil, errNotText
+		}
+		room += len(m.name) + len(`"":,`) + maxQuoted(m.value.Len())
+	}
+	b := append(make([]byte, 0, room), '{')
+	for i, m := range members {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), m.name...), `":`...)
+		b = appendQuoted(b, m.value.Reveal())
+	}
+	return append(b, '}'), nil
+}
+
+// ownCopy returns a Text of its own, to be wiped soon: wiping either leaves the
+// other. It is on the heap: places in the locked region rest after each use, and
+// are too few for what is handed out for every exchange.
 func ownCopy(t secret.Text) secret.Text { return secret.New(t.Reveal()) }
 
-// encryptBody is the body of transit/encrypt.
+// kept is ownCopy for what is held long.
+func kept(t secret.Text) secret.Text { return secret.Keep(t.Reveal()) }
+
+// encryptBody is the body of transit/encrypt, for the caller to clear.
 func encryptBody(plaintext secret.Text, context []byte) []byte {
-	return transitBody("plaintext", base64.StdEncoding.AppendEncode(nil, plaintext.Reveal()), context)
+	encoded := base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(plaintext.Len())), plaintext.Reveal())
+	defer clear(encoded)
+	return transitBody("plaintext", encoded, context)
 }
 
 // decryptBody is the body of transit/decrypt and transit/rewrap.
@@ -57,18 +97,20 @@ func decryptBody(wrapped string, context []byte) []byte {
 	return transitBody("ciphertext", []byte(wrapped), context)
 }
 
-// transitBody writes the JSON by hand, so that the secret becomes no string.
-// value must need no escaping in JSON.
+// transitBody writes the JSON by hand, so that the secret becomes no string, and
+// there is one copy of it. value must need no escaping in JSON.
 func transitBody(field string, value, context []byte) []byte {
-	b := append([]byte(`{"`+field+`":"`), value...)
+	room := len(`{"":"","context":""}`) + len(field) + len(value) + base64.StdEncoding.EncodedLen(len(context))
+	b := append(make([]byte, 0, room), `{"`+field+`":"`...)
+	b = append(b, value...)
 	b = base64.StdEncoding.AppendEncode(append(b, `","context":"`...), context)
 	return append(b, `"}`...)
 }
 
-// secretJSON is the secret as a JSON string.
-func secretJSON(t secret.Text) (json.RawMessage, error) {
-	return json.Marshal(string(t.Reveal()))
+// secretJSON is the secret as a JSON string, for the caller to clear.
+func secretJSON(t secret.Text) json.RawMessage {
+	return appendQuoted(make([]byte, 0, maxQuoted(t.Len())), t.Reveal())
 }
 
-// tokenString is the token as vault/api's watcher wants it.
-func (s session) tokenString() string { return string(s.token.Reveal()) }
+// isText reports whether t can be a JSON string as it is.
+func isText(t secret.Text) bool { return utf8.Valid(t.Reveal()) }

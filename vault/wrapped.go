@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -63,7 +62,7 @@ func (c *Client) hold(secretID, wrapping secret.Text) {
 	defer c.mu.Unlock()
 	c.unwrapped.Wipe()
 	c.unwrappedFrom.Wipe()
-	c.unwrapped, c.unwrappedFrom = ownCopy(secretID), ownCopy(wrapping)
+	c.unwrapped, c.unwrappedFrom = kept(secretID), kept(wrapping)
 }
 
 // origin notes that the secret id that is held, and has just logged in, is the one
@@ -72,7 +71,7 @@ func (c *Client) origin(wrapping secret.Text) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.unwrappedFrom.IsZero() && !wrapping.IsZero() {
-		c.unwrappedFrom = ownCopy(wrapping)
+		c.unwrappedFrom = kept(wrapping)
 	}
 }
 
@@ -121,10 +120,10 @@ func makesSecretIDs(mount, path string) bool {
 // unwrap uses the token up, and keeps what it stood for.
 func (c *Client) unwrap(ctx context.Context, wrapping secret.Text) (secret.Text, error) {
 	c.asked.Wipe()
-	c.asked = ownCopy(wrapping)
+	c.asked = kept(wrapping)
 	c.entry.setToken(wrapping)
 	a, err := c.entry.put(ctx, "sys/wrapping/unwrap", []byte("{}"))
-	c.entry.api.ClearToken()
+	c.entry.setToken(secret.Text{})
 	if err != nil {
 		return secret.Text{}, fmt.Errorf("unwrap the secret id: %w", err)
 	}
@@ -134,15 +133,11 @@ func (c *Client) unwrap(ctx context.Context, wrapping secret.Text) (secret.Text,
 	if !a.ok() {
 		return secret.Text{}, c.usedUp(wrapping) // since it was looked up
 	}
-	var held struct {
-		SecretID json.RawMessage `json:"secret_id"`
-	}
-	var id string
-	if a.data(&held) != nil || json.Unmarshal(held.SecretID, &id) != nil || id == "" {
+	held, _ := a.secrets("data")
+	secretID, ok := textOf(held["secret_id"])
+	if !ok || secretID.IsZero() {
 		return secret.Text{}, c.refusedWrapping("what the wrapping token in secret_id_file held is no secret id: put the wrapping token of a new one there")
 	}
-	clear(held.SecretID)
-	secretID := secret.FromString(id)
 	c.hold(secretID, wrapping)
 	c.config.Logger.Info("secret id unwrapped")
 	return secretID, nil

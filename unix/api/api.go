@@ -97,6 +97,7 @@ type WhoAmI struct {
 	PID       int32    `json:"pid"`    // as the daemon sees it; 0: outside its pid namespace
 	Unit      string   `json:"unit,omitempty"`
 	Contained bool     `json:"contained"`
+	Proven    bool     `json:"proven"` // unit and contained are beyond doubt: the kernel can prove them from Linux 6.5
 	Listener  string   `json:"listener"`
 	Rights    []Right  `json:"rights"` // empty, never null
 	Version   string   `json:"version"`

@@ -27,7 +27,7 @@ func web() policy.Rule {
 
 func TestNewRefuses(t *testing.T) {
 	for want, change := range map[string]func(*policy.Rule){
-		"nor groups nor units": func(r *policy.Rule) { r.Users = nil },
+		"nor groups nor units":     func(r *policy.Rule) { r.Users = nil },
 		"no apps":                  func(r *policy.Rule) { r.Apps = nil },
 		"no grants":                func(r *policy.Rule) { r.Grants = nil },
 		"needs paths":              func(r *policy.Rule) { r.Grants = []api.Grant{api.GrantProxy} },

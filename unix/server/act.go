@@ -1,11 +1,7 @@
 package server
 
 import (
-	"bufio"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -147,26 +143,9 @@ func (q *call) whoAmI() reply {
 		groups = []uint32{}
 	}
 	return marshal(http.StatusOK, api.WhoAmI{
-		UID: c.UID, User: accountName(c.UID), GID: c.GID, Groups: groups, PID: c.PID, Unit: c.Unit, Contained: c.Contained,
+		UID: c.UID, User: q.server.accounts.name(c.UID), GID: c.GID, Groups: groups, PID: c.PID, Unit: c.Unit, Contained: c.Contained, Proven: c.Proven,
 		Listener: q.conn.listener, Rights: q.conn.view.Rights(), Version: q.server.version,
 	})
-}
-
-// accountName reads /etc/passwd (passwd(5)): a name service could keep whoami
-// waiting. "" when the user is not there.
-func accountName(uid uint32) string {
-	f, err := os.Open("/etc/passwd")
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	want := strconv.FormatUint(uint64(uid), 10)
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if fields := strings.Split(lines.Text(), ":"); len(fields) == 7 && fields[2] == want {
-			return fields[0]
-		}
-	}
-	return ""
 }
 
 func (q *call) health() reply {

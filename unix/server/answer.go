@@ -73,6 +73,7 @@ func (q *call) write(rep reply) {
 		return
 	}
 	h := q.head(jsonType)
+	q.conn.limited = rep.status == http.StatusTooManyRequests
 	if rep.status == http.StatusTooManyRequests || rep.status == http.StatusServiceUnavailable && !rep.final {
 		seconds := (max(rep.retry, time.Second) + time.Second - 1) / time.Second
 		h["Retry-After"] = []string{strconv.FormatInt(int64(seconds), 10)}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenvault/tokenvault/unix/peer"
@@ -25,14 +26,19 @@ type conn struct {
 	caller   peer.Caller
 	view     *policy.View
 	class    class
-	slot     *slot
-	over     bool // beyond a limit: answered with 429 and closed
+	held     *holding
+	slot     *slot // nil until enter
+	entered  bool  // counted in its class
+	over     bool  // beyond a limit: answered with 429 and closed
+	limited  bool  // the answer being written says 429
 	once     sync.Once
 
 	read  readDeadline
 	write time.Time // the deadline that is set; net/http writes one by one
 
-	state http.ConnState // owned by the ConnState hook
+	state   atomic.Int32 // http.ConnState, also while net/http does not have it
+	begun   bool         // some of a head is read
+	parking atomic.Bool  // net/http was told that it ended, and it did not
 
 	// The first head, read here to look at its Host; nil once handed on.
 	headDone bool
@@ -47,11 +53,20 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// Close gives the slot back.
+// Close gives the slot back, unless net/http only gives the connection back.
 func (c *conn) Close() error {
+	if c.parking.Load() {
+		return nil
+	}
+	return c.end()
+}
+
+func (c *conn) end() error {
 	c.once.Do(func() { c.server.gate.leave(c); _ = c.process.Close() })
 	return c.UnixConn.Close()
 }
+
+func (c *conn) is(state http.ConnState) bool { return http.ConnState(c.state.Load()) == state }
 
 // Read hands on what the caller sent. In the first head of a connection a Host
 // that is a path is replaced: net/http refuses it before any handler, and
@@ -59,6 +74,9 @@ func (c *conn) Close() error {
 // because finding them would take a second HTTP parser, which invites
 // smuggling; the answer therefore closes the connection.
 func (c *conn) Read(b []byte) (int, error) {
+	if c.is(http.StateIdle) && len(b) == emptyBuffer {
+		return c.readIdle(b)
+	}
 	if err := c.read.begin(c.UnixConn); err != nil {
 		return 0, err
 	}
@@ -74,7 +92,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.aheadErr != nil {
 		return 0, c.aheadErr
 	}
-	return c.UnixConn.Read(b)
+	return c.readPart(b)
 }
 
 // readHead reads until the first Host line, or the head's end, is there. The
@@ -88,7 +106,7 @@ func (c *conn) readHead() {
 			buf = append(buf, 0)[:len(buf)]
 		}
 		var n int
-		n, c.aheadErr = c.UnixConn.Read(buf[len(buf):cap(buf)])
+		n, c.aheadErr = c.readPart(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		from, to, next := findHost(buf, line)
 		if to > from && buf[from] == '/' {
@@ -121,41 +139,6 @@ func findHost(head []byte, line int) (from, to, next int) {
 			return to - len(bytes.TrimLeft(value, " \t")), to, -1
 		}
 		line += n + 1
-	}
-}
-
-// acceptor turns accepted connections into conns.
-type acceptor struct {
-	net.Listener
-	server *Server
-	name   string
-}
-
-// Accept asks the kernel who connected, at once, and applies the limits.
-func (a *acceptor) Accept() (net.Conn, error) {
-	for {
-		raw, err := a.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		u, ok := raw.(*net.UnixConn)
-		if !ok {
-			_ = raw.Close()
-			a.server.log.Error("connection is not a unix socket", "listener", a.name)
-			continue
-		}
-		process, err := a.server.peers.Hold(u)
-		if err != nil {
-			_ = raw.Close()
-			a.server.log.Warn("caller cannot be identified", "listener", a.name, "error", err)
-			continue
-		}
-		c := &conn{UnixConn: u, server: a.server, listener: a.name, process: process, caller: process.Identify()}
-		c.class = a.server.classify(c)
-		if a.server.gate.enter(c) {
-			return c, nil
-		}
-		_, _ = u.Close(), process.Close()
 	}
 }
 

@@ -15,6 +15,9 @@ const (
 
 // Write bounds each write.
 func (c *conn) Write(b []byte) (int, error) {
+	if c.limited {
+		c.waitTurn()
+	}
 	if now := time.Now(); c.write.Sub(now) < writeTimeout {
 		c.write = now.Add(writeTimeout + writeSlack)
 		if err := c.UnixConn.SetWriteDeadline(c.write); err != nil {
@@ -65,6 +68,48 @@ func (d *readDeadline) begin(c *net.UnixConn) error {
 	defer d.mu.Unlock()
 	d.reading = true
 	return d.apply(c)
+}
+
+// limit puts a sooner deadline in front of the wanted one, and returns that; false:
+// the wanted one comes first.
+func (d *readDeadline) limit(sooner time.Time) (wanted time.Time, limited bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wanted = d.wanted
+	if !wanted.IsZero() && wanted.Before(sooner) {
+		return wanted, false
+	}
+	d.wanted = sooner
+	return wanted, true
+}
+
+// lift takes it away again; false: another one was wanted meanwhile.
+func (d *readDeadline) lift(sooner, wanted time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.wanted.Equal(sooner) {
+		return false
+	}
+	d.wanted = wanted
+	return true
+}
+
+func (d *readDeadline) deadline() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.wanted
+}
+
+// hurry sets a sooner deadline for the read that comes now, unless the wanted one
+// is sooner.
+func (d *readDeadline) hurry(c *net.UnixConn, sooner time.Time) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.wanted.IsZero() && d.wanted.Before(sooner) {
+		return nil
+	}
+	d.set = sooner
+	return c.SetReadDeadline(sooner)
 }
 
 func (d *readDeadline) end() {

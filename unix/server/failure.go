@@ -10,8 +10,9 @@ import (
 	"github.com/tokenvault/tokenvault/unix/api"
 )
 
-// messages say what happened and what to do. They are constant, because what a
-// caller sent and what upstream said never go into one.
+// messages say what happened and what to do. What a caller sent and what upstream
+// said never go into one. They are constant, but for a denial's, which adds what
+// the kernel says of the caller.
 var messages = map[api.Code]string{
 	api.BadRequest:           "the request is malformed",
 	api.ClientIDRequired:     "you hold this grant for more than one app: say which with clientId",
@@ -84,7 +85,7 @@ func refuse(c api.Code) reply {
 	return r
 }
 
-// because replaces the code's own message by a constant one that says more.
+// because replaces the code's own message by one that says more.
 func (r reply) because(message string) reply {
 	r.message = message
 	return r

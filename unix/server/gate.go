@@ -28,6 +28,19 @@ const (
 	own                    // of this process: the watchdog's probe must not fail when others fill the sockets
 )
 
+// holdKey is what is known of a connection before /proc is read. The admin socket
+// is apart: who fills the others does not shut it.
+type holdKey struct {
+	uid   uint32
+	admin bool
+}
+
+// holding is what one uid has, in whatever class.
+type holding struct {
+	conns int        // under the gate's lock
+	one   sync.Mutex // held while the unit of one of them is looked for
+}
+
 // slotKey counts the classes apart.
 type slotKey struct {
 	uid uint32
@@ -38,6 +51,7 @@ type slotKey struct {
 type slot struct {
 	conns    int // under the gate's lock
 	inFlight atomic.Int64
+	slow     atomic.Int64 // heads that did not come in one piece
 }
 
 // gate counts connections and requests in flight. Half of the clients'
@@ -54,6 +68,9 @@ type gate struct {
 	clients   map[string]int // by listener
 	over      int
 	slots     map[slotKey]*slot
+	held      map[holdKey]*holding
+	all       int // held, of all uids, on client sockets
+	paces     paces
 }
 
 // processID tells our own connections; tests, whose callers are the same
@@ -62,7 +79,7 @@ var processID = os.Getpid
 
 func (g *gate) open(limits Limits, listeners []Listener) {
 	g.limits, g.self = limits, int32(processID())
-	g.clients, g.slots = map[string]int{}, map[slotKey]*slot{}
+	g.clients, g.slots, g.held = map[string]int{}, map[slotKey]*slot{}, map[holdKey]*holding{}
 	for _, l := range listeners {
 		if l.Name != policy.AdminListener {
 			g.clients[l.Name] = 0
@@ -89,6 +106,52 @@ func (s *Server) classify(c *conn) class {
 	return clients
 }
 
+// hold counts a connection of which the socket's credentials are known. It is
+// generous: more than this no uid can have in all classes together, nor all of
+// them. Beyond that it marks c as over the limit, or returns false: close it.
+func (g *gate) hold(c *conn) bool {
+	key := holdKey{c.caller.UID, c.listener == policy.AdminListener}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h := g.held[key]
+	if h == nil {
+		h = &holding{}
+	}
+	isOwn := g.self != 0 && c.caller.PID == g.self
+	if full := h.conns >= g.limits.ConnectionsPerUID+strangersPerUID || !key.admin && g.all >= 2*g.limits.Connections; full && !isOwn {
+		c.slot = &slot{}
+		return g.beyondLimits(c)
+	}
+	c.held = h
+	h.conns++
+	g.held[key] = h
+	if !key.admin {
+		g.all++
+	}
+	return true
+}
+
+// beyondLimits keeps some to be told so.
+func (g *gate) beyondLimits(c *conn) bool {
+	if g.over >= spare {
+		return false
+	}
+	c.over = true
+	g.over++
+	return true
+}
+
+// release undoes hold.
+func (g *gate) release(c *conn) {
+	key := holdKey{c.caller.UID, c.listener == policy.AdminListener}
+	if c.held.conns--; c.held.conns == 0 {
+		delete(g.held, key)
+	}
+	if !key.admin {
+		g.all--
+	}
+}
+
 // enter lets c in, marks it as over the limit, or returns false: close it.
 func (g *gate) enter(c *conn) bool {
 	key := slotKey{c.caller.UID, c.class}
@@ -99,13 +162,10 @@ func (g *gate) enter(c *conn) bool {
 		s = &slot{}
 	}
 	c.slot = s
-	if c.over = !g.admits(c); c.over {
-		if g.over >= spare {
-			return false
-		}
-		g.over++
-		return true
+	if !g.admits(c) {
+		return g.beyondLimits(c)
 	}
+	c.entered = true
 	s.conns++
 	g.slots[key] = s
 	g.count(c, 1)
@@ -142,12 +202,17 @@ func (g *gate) count(c *conn, by int) {
 	}
 }
 
-// leave undoes enter.
+// leave undoes hold and enter.
 func (g *gate) leave(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if c.held != nil {
+		g.release(c)
+	}
 	if c.over {
 		g.over--
+	}
+	if !c.entered {
 		return
 	}
 	g.count(c, -1)

@@ -36,6 +36,7 @@ type input struct {
 	bodyUser    value // clientUserId of a body
 	state       value // of a list
 	seen        string
+	question    *question // of an administrator; nil elsewhere
 }
 
 // value is a field that may be absent.
@@ -102,6 +103,9 @@ func (f *fault) reply() (bool, reply) {
 
 // understand reads query, header and body.
 func (q *call) understand() (bool, reply) {
+	if q.route.ask != nil {
+		return q.understandQuestion()
+	}
 	query, f := parseQuery(q.r.URL.RawQuery)
 	if f != nil {
 		return f.reply()

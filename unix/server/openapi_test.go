@@ -15,9 +15,14 @@ import (
 	"github.com/tokenvault/tokenvault/unix/api"
 )
 
+type parameter struct {
+	Ref      string `yaml:"$ref"`
+	Name, In string
+}
+
 type operation struct {
 	Grant       string `yaml:"x-grant"`
-	Parameters  []map[string]string
+	Parameters  []parameter
 	RequestBody *struct{ Content map[string]any } `yaml:"requestBody"`
 	Responses   map[string]struct {
 		Errors  []api.Code `yaml:"x-errors"`
@@ -39,7 +44,7 @@ type document struct {
 	Elsewhere  map[string][]api.Code `yaml:"x-errors-elsewhere"`
 	Reserved   []api.Code            `yaml:"x-errors-reserved"`
 	Components struct {
-		Parameters map[string]struct{ Name, In string }
+		Parameters map[string]parameter
 		Schemas    map[string]schema
 	}
 }
@@ -67,7 +72,7 @@ func codesOf(r *route) []api.Code {
 	if r.grant != "" {
 		out = append(out, api.UnknownCaller, api.NotGranted, api.Starting)
 	}
-	if r.grant != "" && !r.grant.IsAdmin() || r.perApp {
+	if r.grant != "" && !r.grant.IsAdmin() || r.perApp || slices.Contains(r.params, "clientId") {
 		out = append(out, api.ClientIDRequired)
 	}
 	if !r.early || r.attempt {
@@ -134,11 +139,37 @@ func checkOperation(t *testing.T, d document, r *route, op operation) {
 	if want := codesOf(r); !slices.Equal(got, want) {
 		t.Errorf("%s: described are\n%v, the server answers\n%v", r.name, got, want)
 	}
-	header := slices.ContainsFunc(op.Parameters, func(p map[string]string) bool {
-		return d.Components.Parameters[strings.TrimPrefix(p["$ref"], "#/components/parameters/")].Name == api.HeaderClientUserID
-	})
+	header := slices.ContainsFunc(op.Parameters, func(p parameter) bool { return d.named(p).Name == api.HeaderClientUserID })
+	checkParams(t, d, r, op)
 	if header != r.clientUser {
 		t.Errorf("%s: %s described: %v, read: %v", r.name, api.HeaderClientUserID, header, r.clientUser)
+	}
+}
+
+// named follows a reference.
+func (d document) named(p parameter) parameter {
+	if p.Ref != "" {
+		return d.Components.Parameters[strings.TrimPrefix(p.Ref, "#/components/parameters/")]
+	}
+	return p
+}
+
+// checkParams: an endpoint that refuses what it does not read has all that it reads
+// described, and nothing else.
+func checkParams(t *testing.T, d document, r *route, op operation) {
+	t.Helper()
+	if r.params == nil {
+		return
+	}
+	var got []string
+	for _, p := range op.Parameters {
+		if p = d.named(p); p.In == "query" {
+			got = append(got, p.Name)
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, slices.Sorted(slices.Values(r.params))) {
+		t.Errorf("%s: the query's fields are described as %v", r.name, got)
 	}
 }
 
@@ -175,6 +206,7 @@ func TestDocumentHasTheTypes(t *testing.T) {
 		"VaultStatus": api.VaultStatus{}, "SecretStatus": api.SecretStatus{}, "StoreStatus": api.StoreStatus{}, "ExchangeStatus": api.ExchangeStatus{},
 		"AuditStatus": api.AuditStatus{}, "Listener": api.Listener{}, "SecretCheck": api.SecretCheck{}, "StoreCheck": api.StoreCheck{},
 		"Rollback": api.Rollback{}, "Verdict": api.Verdict{}, "Candidates": api.Candidates{},
+		"Explanation": api.Explanation{}, "CallerText": api.CallerText{}, "RuleVerdict": api.RuleVerdict{}, "WhoCan": api.WhoCan{}, "Holder": api.Holder{}, "AuditLines": api.AuditLines{},
 	} {
 		var all, required []string
 		typ := reflect.TypeOf(v)

@@ -25,10 +25,12 @@ type route struct {
 	attempt    bool     // goes on record before it is done
 	early      bool     // served before the services are open: it shows no user
 	unrecorded bool
-	public     bool           // shows nobody's secret: may go on without the audit log, where the operator wants that
-	perApp     bool           // an administrator's, about one app
-	allApps    bool           // an administrator's, who must hold the grant for every app
-	free       bool           // costs a caller nothing: its successes are aggregated as refusals are
+	public     bool     // shows nobody's secret: may go on without the audit log, where the operator wants that
+	perApp     bool     // an administrator's, about one app
+	allApps    bool     // an administrator's, who must hold the grant for every app
+	free       bool     // costs a caller nothing: its successes are aggregated as refusals are
+	params     []string // the fields of its query, where ask reads them
+	ask        func(*call, params) (*question, *fault)
 	fails      []user.Failure // of the services, that a caller is told; others are internal
 	act        func(*call) reply
 	name       string // method and path, for the audit log
@@ -49,6 +51,7 @@ var (
 	failsAdmin       = []user.Failure{user.StoreUnavailable, user.VaultUnavailable}
 	failsBackup      = []user.Failure{user.StoreUnavailable, user.VaultUnavailable, user.VaultStale, user.RowDamaged}
 	failsCandidates  = []user.Failure{user.StoreUnavailable, user.RowDamaged}
+	failsFind        = []user.Failure{user.StoreUnavailable, user.RowDamaged, user.AuditUnavailable}
 	failsPrefer      = append([]user.Failure{user.UnknownUser, user.UserMismatch, user.Forgotten}, failsCandidates...)
 )
 
@@ -63,6 +66,9 @@ var routes = func() []*route {
 		{method: http.MethodGet, path: "/v1/admin/status", grant: api.GrantAdminRead, early: true, act: (*call).adminStatus},
 		{method: http.MethodGet, path: "/v1/admin/users", grant: api.GrantAdminRead, clientUser: true, perApp: true, fails: failsList, act: (*call).users},
 		{method: http.MethodGet, path: "/v1/admin/users/candidates", grant: api.GrantAdminRead, clientUser: true, perApp: true, fails: failsCandidates, act: (*call).candidates},
+		{method: http.MethodGet, path: "/v1/admin/policy/explain", grant: api.GrantAdminRead, allApps: true, early: true, params: explainParams, ask: (*call).askExplain, act: (*call).explain},
+		{method: http.MethodGet, path: "/v1/admin/policy/who-can", grant: api.GrantAdminRead, allApps: true, early: true, params: whoCanParams, ask: (*call).askWhoCan, act: (*call).whoCan},
+		{method: http.MethodGet, path: "/v1/admin/audit/find", grant: api.GrantAdminRead, allApps: true, clientUser: true, params: findParams, ask: (*call).askFind, fails: failsFind, act: (*call).findAudit},
 		{method: http.MethodPost, path: "/v1/admin/users/prefer", grant: api.GrantAdmin, fields: fieldHuman | fieldClientUser, perApp: true, attempt: true, fails: failsPrefer, act: (*call).prefer},
 		{method: http.MethodPost, path: "/v1/admin/reload", grant: api.GrantAdmin, allApps: true, attempt: true, early: true, act: (*call).reload},
 		{method: http.MethodPost, path: "/v1/admin/secrets/check", grant: api.GrantAdmin, act: (*call).checkSecrets},
@@ -108,7 +114,7 @@ func (s *Server) find(q *call) (bool, reply) {
 	}
 	if r.fields != 0 { // the app stands in the body: spare the reading where no app would do
 		if _, n := q.conn.view.Only(r.grant); n == 0 {
-			return false, refuse(api.NotGranted)
+			return false, q.denied("", r.grant)
 		}
 	}
 	return q.setHuman(human)

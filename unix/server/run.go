@@ -32,7 +32,7 @@ func (s *Server) httpServer() *http.Server {
 		Handler: s, ReadHeaderTimeout: s.limits.HeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: s.limits.Header, DisableGeneralOptionsHandler: true,
 		BaseContext: func(net.Listener) context.Context { return s.cut },
-		ConnContext: withConn, ConnState: s.states.hook,
+		ConnContext: withConn, ConnState: s.hook,
 		// What net/http has to say quotes what callers sent.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
@@ -44,13 +44,15 @@ func (s *Server) Run(ctx context.Context) error {
 	group, failed := errgroup.WithContext(ctx)
 	for _, l := range s.listeners {
 		group.Go(func() error {
-			err := s.http.Serve(&acceptor{Listener: l.L, server: s, name: l.Name})
-			if s.draining.Load() && (errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed)) {
+			err := s.accept(l)
+			if s.draining.Load() && errors.Is(err, net.ErrClosed) {
 				return nil
 			}
 			return fmt.Errorf("serve listener %q: %w", l.Name, err)
 		})
 	}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = s.http.Serve(s.feed) }() // ends with Shutdown
 	stop := make(chan struct{})
 	notes := make(chan struct{})
 	go func() { defer close(notes); s.refusals.run(s, stop) }()
@@ -61,6 +63,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	err := group.Wait() // from here on every connection is counted
 	s.drain()
+	<-served
 	close(stop)
 	<-notes
 	return err
@@ -75,6 +78,7 @@ func (s *Server) Run(ctx context.Context) error {
 // are answered and recorded ("exchange_pending", else "draining"); who has not
 // been answered at the end is cut off. In all it takes at most drainFor.
 func (s *Server) drain() {
+	defer s.parked.close()
 	defer s.cutOff()
 	deadline, cancel := context.WithTimeout(context.Background(), s.drainFor)
 	defer cancel()
@@ -116,34 +120,29 @@ type states struct {
 
 func (s *states) count() (busy, open int64) { return s.busy.Load(), s.open.Load() }
 
-func busy(state http.ConnState) bool { return state == http.StateNew || state == http.StateActive }
+// weight says what a state counts as. A new connection is busy: a request may
+// be on its way.
+func weight(state http.ConnState) (busy, open int64) {
+	switch state {
+	case http.StateNew, http.StateActive:
+		return 1, 1
+	case http.StateIdle:
+		return 0, 1
+	}
+	return 0, 0
+}
 
-// hook is called by net/http for one connection at a time.
-func (s *states) hook(nc net.Conn, to http.ConnState) {
-	c, ok := nc.(*conn)
-	if !ok {
+// move is called for one connection at a time.
+func (st *states) move(c *conn, to http.ConnState) {
+	busyBefore, openBefore := weight(http.ConnState(c.state.Swap(int32(to))))
+	busy, open := weight(to)
+	st.open.Add(open - openBefore)
+	st.busy.Add(busy - busyBefore)
+	if busy >= busyBefore && open >= openBefore {
 		return
-	}
-	was := c.state
-	c.state = to
-	switch to {
-	case http.StateNew:
-		s.open.Add(1)
-		s.busy.Add(1)
-		return
-	case http.StateActive:
-		if !busy(was) {
-			s.busy.Add(1)
-		}
-		return
-	case http.StateClosed, http.StateHijacked:
-		s.open.Add(-1)
-	}
-	if busy(was) {
-		s.busy.Add(-1)
 	}
 	select {
-	case s.changed <- struct{}{}:
+	case st.changed <- struct{}{}:
 	default:
 	}
 }

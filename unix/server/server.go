@@ -101,10 +101,13 @@ type Server struct {
 	log       *slog.Logger
 	backingUp sync.Mutex
 	lookups   unrecorded
+	accounts  accounts
 
 	gate     gate
 	refusals refusals
 	states   states
+	feed     *feed
+	parked   parked
 	draining atomic.Bool     // answers close their connections
 	refusing atomic.Bool     // new requests are answered with "draining"
 	cut      context.Context // of every request; ends when draining is about to
@@ -143,6 +146,7 @@ func New(c Config) (*Server, error) {
 	s.policy.Store(c.Policy)
 	s.gate.open(limits, c.Listeners)
 	s.states.changed = make(chan struct{}, 1)
+	s.feed = newFeed()
 	s.refusals.wake = make(chan struct{}, 1)
 	s.cut, s.cutOff = context.WithCancel(context.Background())
 	s.http = s.httpServer()

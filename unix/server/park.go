@@ -1,0 +1,198 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// net/http holds two buffers of 4 KiB, a goroutine with a grown stack and some
+// contexts for every connection that it has, however idle. So it has none that is
+// idle: a new connection is handed over with its first byte, and one that stays
+// idle behind an answer for keepWarm is taken back, and handed over with its next.
+const (
+	// emptyBuffer is the size of net/http's read buffer. A read of as much finds it
+	// empty: nothing of a next request would be lost.
+	emptyBuffer = 4096
+	keepWarm    = time.Second
+)
+
+// errParked is what net/http is told of a connection that is taken back. The
+// caller never sees it.
+var errParked = errors.New("the connection is taken back")
+
+// readIdle waits for the next request, or for the time to take the connection back.
+func (c *conn) readIdle(b []byte) (int, error) {
+	warm := time.Now().Add(keepWarm)
+	until, park := c.read.limit(warm)
+	if err := c.read.begin(c.UnixConn); err != nil {
+		return 0, err
+	}
+	defer c.read.end()
+	n, err := c.readPart(b)
+	if park && c.read.lift(warm, until) && n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.parking.Store(true)
+		return 0, errParked
+	}
+	return n, err
+}
+
+// await hands c over once there is something to read, and drops it when nothing
+// comes until then.
+func (s *Server) await(c *conn, until time.Time) {
+	err := c.awaitByte(until)
+	if err == nil {
+		err = s.feed.give(c)
+	}
+	if err != nil {
+		s.drop(c)
+	}
+}
+
+func (c *conn) awaitByte(until time.Time) error {
+	if err := c.SetReadDeadline(until); err != nil {
+		return err
+	}
+	if err := c.read.begin(c.UnixConn); err != nil {
+		return err
+	}
+	defer c.read.end()
+	return readable(c.UnixConn)
+}
+
+// readable returns when there is something to read, without reading it and
+// without a buffer; an error when nothing will come.
+func readable(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		for {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			switch {
+			case err == unix.EINTR:
+				continue
+			case err == unix.EAGAIN:
+				return false
+			case err == nil && n == 0:
+				err = io.EOF
+			}
+			result = err
+			return true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return result
+}
+
+// feed is what net/http accepts from.
+type feed struct {
+	conns chan *conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newFeed() *feed { return &feed{conns: make(chan *conn), done: make(chan struct{})} }
+
+func (f *feed) give(c *conn) error {
+	select {
+	case f.conns <- c:
+		return nil
+	case <-f.done:
+		return net.ErrClosed
+	}
+}
+
+// Accept is called by net/http.
+func (f *feed) Accept() (net.Conn, error) {
+	select {
+	case c := <-f.conns:
+		return c, nil
+	case <-f.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close is called by net/http when it shuts down.
+func (f *feed) Close() error { f.once.Do(func() { close(f.done) }); return nil }
+
+// Addr is asked for by net/http, which keeps it in a context.
+func (f *feed) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
+
+// parked are the connections that net/http does not have.
+type parked struct {
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	shut  bool
+	wait  sync.WaitGroup
+}
+
+// begin is followed by end, unless it returns false: no more are taken.
+func (p *parked) begin(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shut {
+		return false
+	}
+	if p.conns == nil {
+		p.conns = map[*conn]struct{}{}
+	}
+	p.conns[c] = struct{}{}
+	p.wait.Add(1)
+	return true
+}
+
+func (p *parked) end(c *conn) {
+	p.mu.Lock()
+	delete(p.conns, c)
+	p.mu.Unlock()
+	p.wait.Done()
+}
+
+// close ends them all, and waits until they have.
+func (p *parked) close() {
+	p.mu.Lock()
+	p.shut = true
+	for c := range p.conns {
+		_ = c.UnixConn.Close()
+	}
+	p.mu.Unlock()
+	p.wait.Wait()
+}
+
+// hook is called by net/http, for one connection at a time, last of all when it
+// lets a connection go.
+func (s *Server) hook(nc net.Conn, to http.ConnState) {
+	c, ok := nc.(*conn)
+	if !ok {
+		return
+	}
+	if to != http.StateNew {
+		c.begun = false // what follows an answer is another head, and a body none
+	}
+	if to != http.StateClosed || !c.parking.Load() {
+		s.states.move(c, to)
+		return
+	}
+	c.parking.Store(false) // it stays idle
+	if !s.parked.begin(c) {
+		s.drop(c)
+		return
+	}
+	until := c.read.deadline()
+	go func() {
+		defer s.parked.end(c)
+		s.await(c, until)
+	}()
+}
