@@ -188,18 +188,22 @@ func (s *Server) outcome(q *call, rep reply) reply {
 		return rep
 	}
 	free := !q.acted || q.route.free
-	if q.services == nil || free && !s.refusals.lined(q.conn.caller.UID, s.now()) {
+	if q.services == nil || free && !s.refusals.lined(&q.event, s.now()) {
 		s.refusals.count(q, rep)
 		return rep
 	}
 	q.name()
 	e := q.event
-	e.Kind, e.Status, e.Error = audit.Outcome, rep.status, string(rep.code)
+	e.Kind, e.Status, e.Error, e.Refusal = audit.Outcome, rep.status, string(rep.code), free
 	var err error
 	if q.acted && s.durable[string(q.route.grant)] {
 		err = q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)
 	} else {
 		err = q.services.Audit.Write(e)
+	}
+	if spared(&e, err) {
+		s.refusals.count(q, rep)
+		return rep
 	}
 	if err != nil && s.mayGoUnrecorded(q, err) {
 		s.goUnrecorded(q, err)
