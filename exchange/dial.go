@@ -61,7 +61,7 @@ func (d *dialer) dial(ctx context.Context) (*link, error) {
 		return nil, err
 	}
 	l.limit = &limitedReader{from: l.conn}
-	l.in = bufio.NewReader(l.limit)
+	l.in, l.held = clearable(l.limit)
 	return l, nil
 }
 

@@ -15,12 +15,15 @@
 // byte of a request has left the machine, and keeps the request's bytes,
 // clientSecret included, in buffers that cannot be cleared.
 //
-// The buffers of requests and answers are cleared after use.
+// The buffers of requests and answers are cleared after use: the request's own, the
+// one that a connection's bytes are read into, and the body's.
 //
-// BUG: not all copies can be. Requests and answers pass through crypto/tls,
-// the head of an answer and what follows it in the same packet through a
-// bufio.Reader that lives as long as its connection, and the ids and the
-// publicToken of an answer are Go strings.
+// BUG: not all copies can be. crypto/tls decrypts a record in the buffer that it was
+// received in, which lives as long as the connection (seconds, see maxIdle) and is
+// then left to the garbage collector: one copy of an answer for each connection,
+// until the memory is used again. The head of an answer, the ids and the publicToken
+// are Go strings. Without CAFile the roots are the system's, which crypto/x509 looks
+// for where SSL_CERT_FILE and SSL_CERT_DIR say, if they are set.
 package exchange
 
 import (

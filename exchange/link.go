@@ -21,7 +21,27 @@ type link struct {
 	under []*records   // what each TLS in conn reads from
 	limit *limitedReader
 	in    *bufio.Reader
+	held  []byte    // the memory of in, which has seen the answers
 	idle  time.Time // since when
+}
+
+// clearable returns a bufio.Reader together with the memory that it reads into,
+// so that it can be cleared between two answers: what a new one reads first is read
+// into the whole of it, and Reset keeps it (bufio.go; a test holds it to that).
+func clearable(from io.Reader) (in *bufio.Reader, memory []byte) {
+	var c capture
+	in = bufio.NewReader(&c)
+	_, _ = in.Peek(1)
+	in.Reset(from)
+	return in, c.memory
+}
+
+// capture keeps what it is asked to read into.
+type capture struct{ memory []byte }
+
+func (c *capture) Read(b []byte) (int, error) {
+	c.memory = b
+	return 0, io.EOF
 }
 
 // inbound is what was read of an answer.
@@ -55,6 +75,7 @@ func (in *inbound) release() {
 func (l *link) roundTrip(ctx context.Context, request []byte, in *inbound) (sent bool, err error) {
 	stop := deadline(ctx, l.conn)
 	defer func() { in.reusable = stop() && in.reusable }()
+	defer clear(l.held) // either it is all read, or the link is not used again
 	before := l.raw.written.Load()
 	if _, err := l.conn.Write(request); err != nil {
 		return l.raw.written.Load() != before, describe(ctx, "sending failed", err)
@@ -159,8 +180,15 @@ func (l *link) drained() bool {
 }
 
 // abort closes the connection at once; close says goodbye in TLS first.
-func (l *link) abort() { _ = l.raw.Close() }
-func (l *link) close() { _ = l.conn.Close() }
+func (l *link) abort() {
+	_ = l.raw.Close()
+	clear(l.held)
+}
+
+func (l *link) close() {
+	_ = l.conn.Close()
+	clear(l.held)
+}
 
 var errHeadTooLarge = errors.New("the head of the answer is too large")
 

@@ -60,6 +60,7 @@ func (c *Client) loginAfter(ctx context.Context, generation uint64) error {
 	}
 	with, err := c.readCredentials()
 	if err != nil {
+		with.wipe()
 		c.noteTrouble(err)
 		return fmt.Errorf("log in to vault: %w", err)
 	}

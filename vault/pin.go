@@ -12,7 +12,10 @@ import (
 
 // pinForm begins a pin; the rest is the SHA-256 of a SubjectPublicKeyInfo in
 // base64, as in RFC 7469, section 2.4.
-const pinForm = "sha256/"
+const (
+	pinForm   = "sha256/"
+	pinLength = 44 // characters of base64
+)
 
 // pins are the keys of which one must be in the chain that was verified.
 type pins map[[sha256.Size]byte]struct{}
@@ -29,7 +32,7 @@ func newPins(list []string) (pins, error) {
 	for _, pin := range list {
 		encoded, ok := strings.CutPrefix(pin, pinForm)
 		sum, err := base64.StdEncoding.Strict().DecodeString(encoded)
-		if !ok || err != nil || len(sum) != sha256.Size {
+		if !ok || err != nil || len(sum) != sha256.Size || len(encoded) != pinLength { // encoding/base64 skips line ends
 			return nil, fmt.Errorf("vault pins: %q is not sha256/ and 44 characters of base64", pin)
 		}
 		p[[sha256.Size]byte(sum)] = struct{}{}

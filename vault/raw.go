@@ -151,7 +151,7 @@ func textOf(raw []byte) (secret.Text, bool) {
 func bytesOf(raw []byte) (secret.Text, bool) {
 	defer clear(raw)
 	text, ok := unquoted(raw)
-	if !ok {
+	if !ok || bytes.ContainsAny(text, "\r\n") { // which encoding/base64 would skip
 		return secret.Text{}, false
 	}
 	b := make([]byte, base64.StdEncoding.DecodedLen(len(text)))

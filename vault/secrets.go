@@ -227,6 +227,8 @@ func (s *Secrets) settle(h *held, app App, err error) {
 	app.AppKey.Wipe() // nobody asks for it yet
 	was, is := h.settle(s.config.Now(), app, err)
 	switch log := s.config.Logger.With("client_id", string(h.id)); {
+	case was.Version > is.Version && is.Version != 0:
+		log.Warn("client secret read, of an older version: vault was restored, or the entry made anew", "version", is.Version, "before", was.Version)
 	case was.Version != is.Version && is.Version != 0:
 		log.Info("client secret read", "version", is.Version, "before", was.Version)
 	case was.Version != is.Version:

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"math"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -112,6 +113,14 @@ func appendStart(b []byte, seq uint64, t time.Time, kind string) []byte {
 	b = append(b, `","kind":"`...)
 	b = append(b, kind...)
 	return append(b, `",`...)
+}
+
+// Size is how many bytes the line of e will have at most: all lines are counted as if
+// they had numbers of 20 digits.
+func (e *Event) Size() int {
+	var room [1024]byte
+	b := appendStart(room[:0], math.MaxUint64, time.Time{}, e.Kind)
+	return len(appendEvent(b, e)) + hashLen
 }
 
 // appendEvent adds the fields of an event.

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -121,7 +122,7 @@ func TestStrictLines(t *testing.T) {
 
 // FuzzParseLine: what is accepted is exactly what would be written, and JSON.
 func FuzzParseLine(f *testing.F) {
-	for _, path := range []string{golden, segmentPath(golden, 1)} {
+	for _, path := range []string{golden, segmentPath(golden, 1), goldenCallers} {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			f.Fatal(err)
@@ -133,9 +134,13 @@ func FuzzParseLine(f *testing.F) {
 	f.Add([]byte("\n"))
 	f.Add([]byte(`{"seq":1,"time":"`))
 	f.Fuzz(func(t *testing.T, line []byte) {
+		at, ok := lineTime(line)
 		r, err := parseLine(line)
 		if err != nil {
 			return
+		}
+		if !ok || !at.Equal(r.time) {
+			t.Fatalf("a walk takes its time for %v", at)
 		}
 		b := append(r.appendBody(nil), line[len(r.body):]...)
 		if !bytes.Equal(b, line) || !json.Valid(line) || len(line) > maxLine {
@@ -146,16 +151,19 @@ func FuzzParseLine(f *testing.F) {
 
 // FuzzEvent: any event that is taken is read back, whatever its strings hold.
 func FuzzEvent(f *testing.F) {
-	f.Add("unit", "\",\"hash\":\"", int64(200), int32(1), uint32(7))
-	f.Add("\x00\xff\u2028", "\\", int64(-1), int32(-5), uint32(0))
-	f.Fuzz(func(t *testing.T, unit, route string, status int64, pid int32, uid uint32) {
-		e := Event{Kind: Note, Unit: unit, Route: route, Status: int(status), PID: pid, UID: &uid}
+	f.Add("unit", "\",\"hash\":\"", int64(200), int32(1), uint32(7), "unconfined", uint8(3))
+	f.Add("\x00\xff\u2028", "\\", int64(-1), int32(-5), uint32(0), "\",\"groups\":[1],", uint8(17))
+	f.Fuzz(func(t *testing.T, unit, route string, status int64, pid int32, uid uint32, label string, n uint8) {
+		e := Event{Kind: Note, Unit: unit, Route: route, Status: int(status), PID: pid, UID: &uid, Label: label, Groups: groups(int(n)), Unproven: n%2 == 1}
 		b, hash := seal(appendEvent(appendStart(nil, 1, time.Unix(0, 0), e.Kind), &e), [32]byte{})
 		if len(b) > maxLine {
 			return
 		}
 		r, err := parseLine(b)
-		if err != nil || r.hash != hash || r.event.Status != e.Status || r.event.PID != pid || *r.event.UID != uid {
+		if err != nil || r.event.GroupsCut != (n > maxGroups) || !slices.Equal(r.event.Groups, e.Groups[:min(int(n), maxGroups)]) {
+			t.Fatalf("%q is not read back: %v", b, err)
+		}
+		if r.hash != hash || r.event.Status != e.Status || r.event.PID != pid || *r.event.UID != uid {
 			t.Fatalf("%q is not read back: %v", b, err)
 		}
 		if !json.Valid(b) || bytes.Count(b, []byte("\n")) != 1 {

@@ -91,7 +91,7 @@ func (l *Log) spare() error {
 	if l.topUp(); !l.reserve.scarce(l.size) {
 		return nil
 	}
-	return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrFull, ErrSpared)
+	return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrSpared, l.reserve.low)
 }
 
 // scarce reports whether less than a third of the reserve is left, of which some was

@@ -32,6 +32,7 @@ type transit struct {
 	latest  int                 // the version that Wrap wraps with
 	minimum int                 // the lowest that Unwrap opens
 	beside  func()              // called by Wrap, with nothing locked
+	given   []secret.Text       // what Unwrap yielded
 }
 
 var (
@@ -100,7 +101,24 @@ func (w *transit) Unwrap(_ context.Context, wrapped string, ctx []byte) (secret.
 	if w.spoil != nil {
 		out = w.spoil(out)
 	}
-	return secret.New(out), nil
+	w.given = append(w.given, secret.New(out))
+	return w.given[len(w.given)-1], nil
+}
+
+// allWiped fails unless everything that Unwrap yielded was wiped.
+func (w *transit) allWiped(t testing.TB, after string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.given) == 0 {
+		t.Errorf("%s: nothing was unwrapped", after)
+	}
+	for i, key := range w.given {
+		if !bytes.Equal(key.Reveal(), make([]byte, key.Len())) {
+			t.Errorf("%s: key %d of %d was not wiped", after, i, len(w.given))
+		}
+	}
+	w.given = nil
 }
 
 // wrappedBy is the version in a wrapped form; a large one where there is none.

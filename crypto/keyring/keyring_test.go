@@ -163,6 +163,8 @@ func TestClose(t *testing.T) {
 	}
 	for name, use := range map[string]func(){
 		"Active":     func() { _, _, _ = k.Active(Public) },
+		"SealBox":    func() { _, _ = k.SealBox(Public, seal.Binding{}, nil) },
+		"Ready":      func() { _ = k.Ready(Public) },
 		"OpenBox":    func() { _, _ = k.OpenBox(Public, seal.Binding{}, make([]byte, 100)) },
 		"HumanRow":   func() { k.HumanRow("app", "id") },
 		"SessionRow": func() { k.SessionRow("app", copied) },

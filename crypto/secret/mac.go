@@ -29,6 +29,7 @@ func KeepMAC(key Text) MAC { return newMAC(key, Keep) }
 func newMAC(key Text, hold func([]byte) Text) MAC {
 	h := hashers.Get().(*hasher)
 	defer h.putBack()
+	clear(h.key[:]) // a short key is followed by zeros
 	if b := key.Reveal(); len(b) <= len(h.key) {
 		copy(h.key[:], b)
 	} else {

@@ -173,49 +173,55 @@ func TestKeysAreInTheRegionAlone(t *testing.T) {
 	for _, hidden := range []string{"yes", "no"} {
 		t.Run("memfd_secret="+hidden, func(t *testing.T) {
 			c := startChild(t, path, hidden)
-			found, region := c.scan(t, keys)
-			for i, k := range keys {
-				f := found[i]
-				t.Logf("%-24s outside the region %d (at most %d), inside %d %s", k.name, f.outside, k.ceiling, f.inside, strings.Join(f.where, ", "))
-				if f.outside > k.ceiling {
-					t.Errorf("%s: %d copies outside the region", k.name, f.outside)
-				}
-				if hidden == "no" && f.inside != k.inside {
-					t.Errorf("%s: %d copies in the region, want %d", k.name, f.inside, k.inside)
-				}
-			}
-			if found[len(keys)].outside == 0 {
-				t.Error("what is on the heap was not found: the search is blind")
-			}
-			if t.Logf("reading the region: %v", region); (region != nil) != (hidden == "yes") {
-				t.Error("a hidden region cannot be read from outside, and another can")
+			for _, moment := range []string{"opened", "worked"} {
+				c.reaches(t, moment)
+				c.compare(t, keys, hidden == "yes")
+				c.goOn(t)
 			}
 		})
 	}
 }
 
-// child is a process that has done its work and stands still.
+// compare counts, and prints what it counted.
+func (c *child) compare(t *testing.T, keys []sought, hidden bool) {
+	t.Helper()
+	found, region := c.scan(t, keys)
+	for i, k := range keys {
+		f := found[i]
+		t.Logf("%-30s outside the region %d (at most %d), inside %d %s", k.name, f.outside, k.ceiling, f.inside, strings.Join(f.where, ", "))
+		if f.outside > k.ceiling {
+			t.Errorf("%s: %d copies outside the region", k.name, f.outside)
+		}
+		if !hidden && f.inside != k.inside {
+			t.Errorf("%s: %d copies in the region, want %d", k.name, f.inside, k.inside)
+		}
+	}
+	if found[len(keys)].outside == 0 {
+		t.Error("what is on the heap was not found: the search is blind")
+	}
+	if t.Logf("reading the region: %v", region); (region != nil) != hidden {
+		t.Error("a hidden region cannot be read from outside, and another can")
+	}
+}
+
+// child is a process that stands still, at one moment of its work or the next.
 type child struct {
 	pid         int
-	first, last uintptr // the region
+	first, last int64 // the region
+	in          io.Writer
+	out         *bufio.Reader
 }
 
 func startChild(t *testing.T, path, hidden string) *child {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestKeysAreInTheRegionAlone$")
 	cmd.Env = append(os.Environ(), childStore+"="+path, childHidden+"="+hidden)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = stdin.Close()
 		_, _ = io.Copy(io.Discard, stdout)
@@ -223,12 +229,23 @@ func startChild(t *testing.T, path, hidden string) *child {
 			t.Errorf("the child: %v", err)
 		}
 	})
-	c := &child{pid: cmd.Process.Pid}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if _, serr := fmt.Sscanf(line, "region %x %x", &c.first, &c.last); err != nil || serr != nil {
+	return &child{pid: cmd.Process.Pid, in: stdin, out: bufio.NewReader(stdout)}
+}
+
+// reaches waits until the child stands still at that moment.
+func (c *child) reaches(t *testing.T, moment string) {
+	t.Helper()
+	line, err := c.out.ReadString('\n')
+	if _, serr := fmt.Sscanf(line, moment+" %x %x", &c.first, &c.last); err != nil || serr != nil {
 		t.Fatalf("the child says %q: %v", line, errors.Join(err, serr))
 	}
-	return c
+	t.Logf("the child has %s", moment)
+}
+
+func (c *child) goOn(t *testing.T) {
+	t.Helper()
+	_, err := io.WriteString(c.in, "\n")
+	must(t, err)
 }
 
 // hits is where one thing was found.
@@ -237,37 +254,35 @@ type hits struct {
 	where           []string // mappings, outside
 }
 
-// scan looks for all keys, and the decoy after them, in every mapping that can be
-// read. The error is why the region itself cannot.
+// scan looks for all keys, and the decoy after them, in every page that the process
+// has. The error is why the region itself cannot be read.
 func (c *child) scan(t *testing.T, keys []sought) (found []hits, region error) {
 	t.Helper()
 	keys = append(slices.Clone(keys), sought{name: "decoy", bytes: decoy()})
 	found = make([]hits, len(keys))
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", c.pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", c.pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer mem.Close()
+	pages, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", c.pid))
+	must(t, err)
+	defer pages.Close()
 	for line := range strings.Lines(string(maps)) {
-		var from, to uintptr
-		var rights string
-		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &rights); err != nil {
+		if f := strings.Fields(line); f[1][0] != 'r' {
+			continue
+		}
+		var from, to int64
+		if _, err := fmt.Sscanf(line, "%x-%x", &from, &to); err != nil {
 			t.Fatal(err)
 		}
 		inside := from >= c.first && to <= c.last
-		if rights[0] != 'r' {
-			continue
-		}
-		b, err := io.ReadAll(io.NewSectionReader(mem, int64(from), int64(to-from)))
-		if err != nil && inside {
+		counts := make([]int, len(keys))
+		if err := count(mem, pages, from, to, keys, counts); inside {
 			region = err // elsewhere: behind the end of a file that is mapped
 		}
-		for i, k := range keys {
-			if n := bytes.Count(b, k.bytes); inside {
+		for i, n := range counts {
+			if inside {
 				found[i].inside += n
 			} else if n > 0 {
 				found[i].outside += n
@@ -276,6 +291,44 @@ func (c *child) scan(t *testing.T, keys []sought) (found []hits, region error) {
 		}
 	}
 	return found, region
+}
+
+// count goes over the pages between from and to that are there, in pieces that overlap
+// by less than a key.
+func count(mem, pages io.ReaderAt, from, to int64, keys []sought, counts []int) error {
+	const piece, overlap = 1 << 20, 31
+	page := int64(os.Getpagesize())
+	b, entries := make([]byte, overlap+piece), make([]byte, 8*piece/page)
+	tail := 0 // bytes of the piece before
+	for at := from; at < to; at += piece {
+		size := min(piece, to-at)
+		if _, err := pages.ReadAt(entries[:8*size/page], at/page*8); err != nil {
+			return err
+		}
+		if !there(entries[:8*size/page]) {
+			tail = 0
+			continue
+		}
+		if n, err := mem.ReadAt(b[tail:tail+int(size)], at); err != nil && n == 0 {
+			return err
+		}
+		whole := b[:tail+int(size)]
+		for i, k := range keys {
+			counts[i] += bytes.Count(whole, k.bytes)
+		}
+		tail = copy(b, whole[len(whole)-overlap:])
+	}
+	return nil
+}
+
+// there reports whether any page is in memory or in swap (proc_pid_pagemap(5)).
+func there(entries []byte) bool {
+	for e := range slices.Chunk(entries, 8) {
+		if binary.NativeEndian.Uint64(e)>>62 != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func lastField(line string) string {
@@ -293,13 +346,15 @@ func decoy() []byte {
 	return b
 }
 
-// work is the child: a store's whole life, a collection, and then nothing.
+// work is the child: a store's whole life, one collection, and then nothing.
 func work(t *testing.T, path string) {
 	if os.Getenv(childHidden) == "no" {
 		secret.WithoutMemfdSecret()
 	}
-	w := openWorld(t, path)
+	in := bufio.NewReader(os.Stdin)
 	onHeap := decoy()
+	w := openWorld(t, path)
+	moment(in, "opened")
 	signer := w.keys.Signer()
 	exchanges(t, w)
 	for range 3 {
@@ -312,13 +367,18 @@ func work(t *testing.T, path string) {
 		w.keys.MAC("backup").Wipe()
 		ed25519.Sign(signer, []byte("checkpoint"))
 	}
+	moment(in, "worked")
+	runtime.KeepAlive(onHeap)
+	w.close(t)
+}
+
+// moment says where the region is, and waits for a word.
+func moment(in *bufio.Reader, name string) {
 	runtime.GC()
 	region := secret.RegionBytes()
 	first := uintptr(unsafe.Pointer(&region[0]))
-	fmt.Printf("region %x %x\n", first, first+uintptr(len(region)))
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	runtime.KeepAlive(onHeap)
-	w.close(t)
+	fmt.Printf("%s %x %x\n", name, first, first+uintptr(len(region)))
+	_, _ = in.ReadString('\n')
 }
 
 func exchanges(t *testing.T, w world) {

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,7 +127,7 @@ func (r *region) wake() {
 		r.mark(r.resting[n].first, r.resting[n].cells, false)
 		n++
 	}
-	r.resting = append(r.resting[:0], r.resting[n:]...)
+	r.resting = slices.Delete(r.resting, 0, n)
 }
 
 func (r *region) mark(first, n int, taken bool) {

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"slices"
 	"sync"
 	"testing"
@@ -138,6 +139,25 @@ func TestNoTwoShareAPlace(t *testing.T) {
 	r.mu.Unlock()
 	if s := r.status(); s.Used != 0 || s.Spilled != 0 || slices.Contains(r.taken, true) || !bytes.Equal(r.bytes, make([]byte, len(r.bytes))) {
 		t.Errorf("all is wiped, and the region is not empty: %+v", s)
+	}
+}
+
+// TestHasherForgets: what goes back to the pool has nothing of what it saw.
+func TestHasherForgets(t *testing.T) {
+	h := &hasher{state: sha256.New(), buf: make([]byte, 0, hasherBuf)}
+	for _, size := range []int{1, 64, hasherBuf, 4 * hasherBuf} {
+		h.buf = h.buf[:0]
+		copy(h.key[:], marked('k', len(h.key)))
+		h.digest(h.after(0x36), 64, marked('m', size))
+		buf := h.buf[:cap(h.buf)]
+		h.sum()
+		h.putBack()
+		if !bytes.Equal(buf, make([]byte, len(buf))) || h.key != [64]byte{} || h.packed != [stateSize]byte{} {
+			t.Errorf("after a message of %d bytes there is something left", size)
+		}
+		if !bytes.Equal(h.marshal(), blank) {
+			t.Errorf("after a message of %d bytes its digest goes on from it", size)
+		}
 	}
 }
 

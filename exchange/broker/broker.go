@@ -18,9 +18,9 @@
 // was committed here (its delay, not our order), the tokens kept are older than
 // Human API's. The next finish event repairs that.
 //
-// BUG: the same comes of two exchanges of one user that are both in doubt: when only
-// the later one took effect, and the earlier one is then repeated before it, Human
-// API's tokens are the earlier one's, and those kept the later one's.
+// An exchange that may have taken effect holds back the earlier ones of its user
+// until it has ended, so that none of them takes effect after it (line.bars). Later
+// ones are not held back.
 //
 // BUG: where an app does not say whose login an exchange is for
 // (X-Client-User-Id), garbage that names a user and that user's real finish

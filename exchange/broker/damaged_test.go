@@ -42,11 +42,12 @@ func TestDamagedBefore(t *testing.T) {
 	w.wantCurrent("marker-human")
 }
 
-// damagedAtCommit is a world in which the row is spoilt while the answer is checked.
+// damagedAtCommit is a world in which the row is spoilt while the answer is
+// checked. Its one caller leaves when the operator has been told.
 func damagedAtCommit(t *testing.T, giveUp time.Duration) (w *world, x user.Exchange) {
 	once := make(chan struct{}, 1)
 	once <- struct{}{}
-	w = newWorld(t, impatient, func(made *world) {
+	w = newWorld(t, func(made *world) {
 		made.config.GiveUp = giveUp
 		made.config.Step = func(step string) {
 			if step != "checked" {
@@ -61,8 +62,18 @@ func damagedAtCommit(t *testing.T, giveUp time.Duration) (w *world, x user.Excha
 	})
 	w.sim.SetMode(humanapitest.Repeatable)
 	x = w.finish("marker-human", "marker-user")
-	_, err := w.exchange(x)
-	wantKind(t, err, user.ExchangePending)
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	left := make(chan error, 1)
+	go func() {
+		_, err := w.b.Exchange(ctx, x)
+		left <- err
+	}()
+	w.until("a note of it", func() bool { return strings.Contains(w.logs.String(), "tokens received") })
+	leave()
+	if err := <-left; err == nil {
+		t.Error("a caller was told of tokens that are not stored")
+	}
 	return w, x
 }
 
@@ -81,7 +92,7 @@ func TestDamagedAtCommitAndRepaired(t *testing.T) {
 // again at the next start, is not sent while the row is damaged, and is repeated
 // after a repair.
 func TestDamagedAtCommitForGood(t *testing.T) {
-	w, x := damagedAtCommit(t, 300*time.Millisecond)
+	w, x := damagedAtCommit(t, 50*time.Millisecond) // counts only once the answer is there
 	w.idle()
 	if s := w.b.Status(); s.Damaged != 1 || len(w.intents()) != 1 || !strings.Contains(w.logs.String(), "given up") {
 		t.Errorf("%d damaged, %d intents", s.Damaged, len(w.intents()))

@@ -41,10 +41,10 @@ func (l *line) room(rule string) bool {
 	return all < waitPerUser && same < waitPerRule
 }
 
-// next is who may send now: the lowest arrival of those that want to, when
-// nobody is on the wire and nobody is just being given a number, which could be
-// a lower one. What was resumed goes before what is new; it waits for a slot
-// only as long as nobody new waits behind it.
+// next is who may send now: the lowest arrival of those that want to and are not
+// barred, when nobody is on the wire and nobody is just being given a number,
+// which could be a lower one. What was resumed goes before what is new; it waits
+// for a slot only as long as nobody new waits behind it.
 func (l *line) next() *run {
 	var first *run
 	returned := l.returned()
@@ -53,12 +53,24 @@ func (l *line) next() *run {
 		case beginning, sending:
 			return nil
 		case waiting:
-			if !r.displaced && (r.slotted || !r.resumed || returned) && r.before(first) {
+			if !r.displaced && (r.slotted || !r.resumed || returned) && r.before(first) && !l.bars(r) {
 				first = r
 			}
 		}
 	}
 	return first
+}
+
+// bars reports whether r must not be sent now, for the first time or again: a later
+// arrival may have taken effect at Human API, or has tokens that the store cannot
+// take yet. Sent behind it, r would leave the user with r's tokens at Human API
+// while those of the later arrival are kept. When the later one is stored, r is
+// superseded; when it ends in doubt r goes on, and the store keeps the user's state
+// indeterminate.
+func (l *line) bars(r *run) bool {
+	return slices.ContainsFunc(l.runs, func(o *run) bool {
+		return o.intent.Arrival > r.intent.Arrival && (o.uncertain || o.phase == holding)
+	})
 }
 
 // returned reports whether the user has come back since the start.
@@ -67,15 +79,15 @@ func (l *line) returned() bool {
 }
 
 // wantsSlot is the resumed run that may take a slot now, so as not to hold it in
-// vain: the first of those that want to send, when nobody is on the wire and none
-// has a slot already.
+// vain: the first of those that want to send and are not barred, when nobody is on
+// the wire and none has a slot already.
 func (l *line) wantsSlot() *run {
 	var first *run
 	for _, r := range l.runs {
 		switch {
 		case r.phase == sending, r.slotted:
 			return nil
-		case r.resumed && (r.phase == beginning || r.phase == waiting) && r.before(first):
+		case r.resumed && (r.phase == beginning || r.phase == waiting) && r.before(first) && !l.bars(r):
 			first = r
 		}
 	}
@@ -125,46 +137,71 @@ func (b *Broker) joinLine(r *run) error {
 }
 
 // admit refuses a new exchange before anything is written of it: too many wait,
-// too many failed lately, or Human API is down. b.mu is held.
+// too many failed lately, or Human API is down. Others lose their places only when
+// r gets in. b.mu is held.
 func (b *Broker) admit(r *run, l *line) error {
-	b.displace(r, l)
-	if !b.room(r.intent.Rule) || !l.room(r.intent.Rule) {
+	if !b.room(r.intent.Rule) {
 		return &user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry}
 	}
 	if !r.charged {
 		if wait := b.garbage.take(r.claim, time.Now()); wait > 0 {
 			return &user.Error{Kind: user.TooManyWaiting, RetryAfter: max(wait, tooManyRetry)}
 		}
-		r.charged = true
+		r.charged = true // and given back by settle
 	}
-	return b.closedTo(&r.berth)
+	if err := b.closedTo(&r.berth); err != nil {
+		return err
+	}
+	if !b.displace(r, l) {
+		b.breaker.forget(&r.berth)
+		return &user.Error{Kind: user.TooManyWaiting, RetryAfter: tooManyRetry}
+	}
+	return nil
 }
 
 var errDisplaced = errors.New("another login's exchange for that user took its place")
 
-// displace makes room for r: garbage gives way, and so does who has more than one
-// place in a line that is full for r's rule. So one login cannot keep out another.
-// Only who is new to the line and did not fail lately is made room for, and what may
-// have been sent stays. b.mu is held.
-func (b *Broker) displace(r *run, l *line) {
+// displace makes room for r, and reports whether there is any: garbage gives way,
+// and so does who has more than one place in a line that is full for r's rule. So
+// one login cannot keep out another. Only who is new to the line and did not fail
+// lately is made room for, and what may have been sent stays. When there is no room
+// all the same nobody has moved. b.mu is held.
+func (b *Broker) displace(r *run, l *line) bool {
 	now := time.Now()
-	if b.garbage.blames(r.claim, now) || l.of(r.claim) > 0 {
-		return
+	var moved []*run
+	if !b.garbage.blames(r.claim, now) && l.of(r.claim) == 0 {
+		moved = b.movable(r, l, now)
 	}
+	if !l.room(r.intent.Rule) {
+		for _, o := range moved {
+			o.displaced = false
+		}
+		return false
+	}
+	l.wake()
+	return true
+}
+
+// movable displaces those that give way to r, the last to come first, and returns them.
+func (b *Broker) movable(r *run, l *line, now time.Time) (moved []*run) {
 	for _, o := range slices.Backward(l.runs) {
 		if !o.phase.waits() || o.resumed || o.uncertain || o.displaced {
 			continue
 		}
 		crowds := o.intent.Rule == r.intent.Rule && l.of(o.claim) > 1 && !l.room(r.intent.Rule)
-		o.displaced = crowds || b.garbage.blames(o.claim, now)
+		if crowds || b.garbage.blames(o.claim, now) {
+			o.displaced = true
+			moved = append(moved, o)
+		}
 	}
-	l.wake()
+	return moved
 }
 
-// of counts the runs of a claim.
+// of counts the runs of a claim that have a place: who was displaced leaves, and
+// is no reason to take the claim's last place too.
 func (l *line) of(c claim) (n int) {
 	for _, r := range l.runs {
-		n += count(r.claim == c)
+		n += count(r.claim == c && !r.displaced)
 	}
 	return n
 }

@@ -54,6 +54,10 @@ func (b *Broker) mayGo(r *run) (v verdict, ok bool) {
 	case r.phase == sending: // dispatch says so
 		return verdict{next: proceed}, true
 	default:
+		if r.slotted && r.line.bars(r) { // since it got the slot, which another needs
+			b.freeSlotLocked(r)
+			b.stir(r.line)
+		}
 		return verdict{}, false
 	}
 	b.freeSlotLocked(r)

@@ -227,13 +227,21 @@ func slowly(rules []policy.Rule, q policy.Query) (bool, string) {
 		for _, g := range append([]uint32{c.GID}, c.Groups...) {
 			group = group || g != 65534 && slices.Contains(r.Groups, g)
 		}
+		unit := len(r.Units) == 0
+		for _, u := range r.Units {
+			unit = unit || u == c.Unit || u == "b-*.service" && c.Unit == "b-1.service" || u == "*.scope" && strings.HasSuffix(c.Unit, ".scope")
+		}
+		data := q.Grant == api.GrantAccessToken || q.Grant == api.GrantProxy
+		if data && !c.Proven && len(r.Units) > 0 && len(r.Users)+len(r.Groups) == 0 {
+			continue
+		}
 		app := slices.ContainsFunc(r.Apps, func(a policy.App) bool { return a.ClientID == q.ClientID }) ||
 			q.Grant.IsAdmin() && (len(r.Apps) == 0 || q.ClientID == "")
 		path := q.Grant != api.GrantProxy
 		for _, p := range r.Paths {
 			path = path || p == "/all/**" && strings.HasPrefix(q.Path, "/all/") || p == q.Path
 		}
-		if user && group && app && path && (!c.Contained || r.Contained) && slices.Contains(r.Grants, q.Grant) {
+		if user && group && unit && app && path && (!c.Contained || r.Contained) && slices.Contains(r.Grants, q.Grant) {
 			return true, r.Name
 		}
 	}
@@ -255,12 +263,12 @@ func randomRules(r *rand.Rand, ids []uint32) (rules []policy.Rule) {
 	for i := range 1 + r.IntN(4) {
 		rule := policy.Rule{
 			Name: fmt.Sprint(i), Users: some(r, ids), Groups: some(r, ids), Contained: r.IntN(2) == 0,
-			Apps: some(r, apps), Grants: append(some(r, api.Grants), pick(r, api.Grants)),
+			Units: some(r, []string{"a.service", "b-*.service", "*.scope"}[:2+r.IntN(2)]), Apps: some(r, apps), Grants: append(some(r, api.Grants), pick(r, api.Grants)),
 		}
 		if slices.Contains(rule.Grants, api.GrantProxy) {
 			rule.Paths = []string{pick(r, []string{"/all/**", "/one"})}
 		}
-		if len(rule.Users)+len(rule.Groups) == 0 {
+		if len(rule.Users)+len(rule.Groups) == 0 && (len(rule.Units) == 0 || slices.Contains(rule.Units, "*.scope")) {
 			rule.Users = []uint32{pick(r, ids)}
 		}
 		if len(rule.Apps) == 0 && slices.ContainsFunc(rule.Grants, func(g api.Grant) bool { return !g.IsAdmin() }) {
@@ -270,6 +278,8 @@ func randomRules(r *rand.Rand, ids []uint32) (rules []policy.Rule) {
 	}
 	return rules
 }
+
+var units = []string{"", "a.service", "b-1.service", "c.scope"}
 
 // TestAgreesWithASlowEvaluator compares 20,000 random policies, several
 // requests each.
@@ -282,7 +292,7 @@ func TestAgreesWithASlowEvaluator(t *testing.T) {
 		p := build(t, rules...)
 		for range 8 {
 			q := policy.Query{
-				Caller:   peer.Caller{UID: pick(r, ids), GID: pick(r, ids), Groups: some(r, ids), Contained: r.IntN(4) == 0},
+				Caller:   peer.Caller{UID: pick(r, ids), GID: pick(r, ids), Groups: some(r, ids), Contained: r.IntN(4) == 0, Proven: r.IntN(2) == 0, Unit: pick(r, units)},
 				Listener: pick(r, []string{"public", "private", "admin", "none"}), Grant: pick(r, api.Grants),
 				ClientID: pick(r, []user.ClientID{shop.ClientID, gym.ClientID, bank.ClientID, "", "none"}), Path: pick(r, []string{"/all/x", "/one", "/two"}),
 			}
@@ -295,6 +305,7 @@ func TestAgreesWithASlowEvaluator(t *testing.T) {
 				allowed++
 			}
 			checkApps(t, p, rules, q)
+			checkExplained(t, p, q, d)
 		}
 	}
 	if allowed < 2000 {

@@ -43,7 +43,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q.id[0] = newID()
 	q.event = audit.Event{
 		RequestID: q.id[0], Listener: c.listener, UID: &c.caller.UID, GID: &c.caller.GID,
-		PID: c.caller.PID, Unit: c.caller.Unit, Contained: c.caller.Contained,
+		Groups: c.caller.Groups, PID: c.caller.PID, Contained: c.caller.Contained, Label: c.caller.Label,
+		Unit: c.caller.Unit, Invocation: c.caller.Invocation, Unproven: c.caller.Unit != "" && !c.caller.Proven,
 	}
 	if r.ContentLength != 0 {
 		done := q.limitBody()
@@ -118,14 +119,19 @@ func (s *Server) identify(q *call) (bool, reply) {
 	if path := q.path(); q.conn.view.Known() || path == pathWhoAmI || path == pathHealth {
 		return true, reply{}
 	}
-	return false, refuse(api.UnknownCaller)
+	return false, q.unknown()
 }
 
-// authorize settles which app is meant, and asks the policy.
+// authorize settles which app is meant, and asks the policy. What shows health
+// data, deletes, or administers takes the process that connected to be there still:
+// its socket may have been left to another.
 func (s *Server) authorize(q *call) (bool, reply) {
 	g := q.route.grant
 	if g == "" {
 		return true, reply{}
+	}
+	if asksAlive(g) && !q.stillThere() {
+		return false, q.gone()
 	}
 	if q.route.allApps {
 		if apps, some := q.someApps(); some && len(apps) > 0 {
@@ -136,7 +142,7 @@ func (s *Server) authorize(q *call) (bool, reply) {
 		only, n := q.conn.view.Only(g)
 		switch {
 		case n == 0:
-			return false, refuse(api.NotGranted)
+			return false, q.denied("", g)
 		case n > 1:
 			return false, refuse(api.ClientIDRequired)
 		}
@@ -148,7 +154,7 @@ func (s *Server) authorize(q *call) (bool, reply) {
 	case d.RetryAfter > 0:
 		return false, refuse(api.RateLimited).after(d.RetryAfter)
 	case !d.Allowed:
-		return false, refuse(api.NotGranted)
+		return false, q.denied(q.in.app, g)
 	case g == api.GrantExchange && s.required[q.in.app] && !q.in.expectedSet:
 		return false, refuse(api.BadRequest).because("this app's exchanges must say whose they are: set the header " + api.HeaderClientUserID + " from your own login, percent-encoded")
 	}
@@ -188,18 +194,22 @@ func (s *Server) outcome(q *call, rep reply) reply {
 		return rep
 	}
 	free := !q.acted || q.route.free
-	if q.services == nil || free && !s.refusals.lined(q.conn.caller.UID, s.now()) {
+	if q.services == nil || free && !s.refusals.lined(&q.event, s.now()) {
 		s.refusals.count(q, rep)
 		return rep
 	}
 	q.name()
 	e := q.event
-	e.Kind, e.Status, e.Error = audit.Outcome, rep.status, string(rep.code)
+	e.Kind, e.Status, e.Error, e.Refusal = audit.Outcome, rep.status, string(rep.code), free
 	var err error
 	if q.acted && s.durable[string(q.route.grant)] {
 		err = q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)
 	} else {
 		err = q.services.Audit.Write(e)
+	}
+	if spared(&e, err) {
+		s.refusals.count(q, rep)
+		return rep
 	}
 	if err != nil && s.mayGoUnrecorded(q, err) {
 		s.goUnrecorded(q, err)
@@ -235,4 +245,9 @@ func (q *call) requestID() user.RequestID { return user.RequestID(q.id[0]) }
 func (q *call) path() string {
 	path, _, _ := strings.Cut(q.r.RequestURI, "?")
 	return path
+}
+
+// asksAlive are the grants for which the process is looked at again.
+func asksAlive(g api.Grant) bool {
+	return g == api.GrantAccessToken || g == api.GrantProxy || g == api.GrantForget || g == api.GrantAdmin
 }

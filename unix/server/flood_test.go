@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -19,6 +20,7 @@ import (
 type tally struct {
 	mu           sync.Mutex
 	lines, notes int
+	bytes        int
 	counted      int
 	events       []audit.Event // the notes
 	fail         error
@@ -28,7 +30,7 @@ func (l *tally) Write(e audit.Event) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.fail != nil:
+	case l.fail != nil && (e.Refusal || !errors.Is(l.fail, audit.ErrSpared)):
 		return l.fail
 	case e.Kind == audit.Note:
 		l.notes++
@@ -37,6 +39,7 @@ func (l *tally) Write(e audit.Event) error {
 	default:
 		l.lines++
 	}
+	l.bytes += e.Size()
 	return nil
 }
 
@@ -84,7 +87,8 @@ func (f *flooded) send(uid, gid uint32, method, path string) int {
 }
 
 // TestFloodOfManyUIDs: whatever callers send that is refused before anything was
-// done, and whoami, costs the audit log a bounded number of lines a second.
+// done, and whoami, costs the audit log a bounded number of lines and bytes, and
+// everything is counted.
 func TestFloodOfManyUIDs(t *testing.T) {
 	f := newFlooded(t)
 	f.open()
@@ -108,15 +112,18 @@ func TestFloodOfManyUIDs(t *testing.T) {
 		f.now = f.now.Add(time.Second)
 		f.server.refusals.flush(f.server, f.log)
 	}
-	t.Logf("%d requests from %d uids in %d s: %d lines and %d notes", sent, uids, seconds, f.log.lines, f.log.notes)
+	t.Logf("%d requests from %d uids in %d s: %d lines and %d notes, %d bytes", sent, uids, seconds, f.log.lines, f.log.notes, f.log.bytes)
 	if f.log.lines+f.log.counted != sent {
 		t.Errorf("%d lines and a count of %d do not make %d", f.log.lines, f.log.counted, sent)
 	}
 	if most := allBurst + seconds*allPerSecond; f.log.lines > most {
 		t.Errorf("%d lines, at most %d", f.log.lines, most)
 	}
-	if f.log.notes > 5*seconds {
+	if f.log.notes > (maxNotes+5)*seconds {
 		t.Errorf("%d notes of 5 classes in %d s", f.log.notes, seconds)
+	}
+	if f.log.bytes > allBytes+allBytes*seconds/3600 {
+		t.Errorf("%d bytes in %d s", f.log.bytes, seconds)
 	}
 }
 
@@ -125,7 +132,7 @@ func TestBudgetsAreKept(t *testing.T) {
 	var r refusals
 	now := time.Unix(1000, 0)
 	drained := func(uid uint32) (n int) {
-		for r.lined(uid, now) {
+		for r.lined(&audit.Event{UID: &uid}, now) {
 			n++
 		}
 		return n
@@ -135,7 +142,8 @@ func TestBudgetsAreKept(t *testing.T) {
 	}
 	for uid := range uint32(3 * maxUIDs) {
 		now = now.Add(time.Second / allPerSecond)
-		r.lined(uid+10, now)
+		uid += 10
+		r.lined(&audit.Event{UID: &uid}, now)
 	}
 	if n := len(r.byUID); n > maxUIDs {
 		t.Fatalf("%d uids are kept", n)
@@ -169,26 +177,32 @@ func (noUsers) Public(context.Context, user.ClientID, user.HumanID) (user.Public
 	return user.Public{}, user.Fail(user.UnknownUser, "nobody")
 }
 
-// TestNotesSayWho: one uid by its number, several as such, and a success by its
-// endpoint. What the log does not take is kept.
+// TestNotesSayWho: each uid by its number, those beyond maxNotes as many, and a
+// success by its endpoint. What the log does not take is kept.
 func TestNotesSayWho(t *testing.T) {
 	f := newFlooded(t)
 	f.open()
-	for uid := range uint32(2 * allBurst) {
-		f.send(uid, 1, "GET", "/v1/nothing")
+	for uid := range uint32(allBurst) {
+		f.send(uid+1e6, 1, "GET", "/v1/nothing")
+	}
+	for uid := range uint32(2 * maxNotes) {
+		f.send(uid%(maxNotes+99), 1, "GET", "/v1/nothing")
 	}
 	f.log.fail = audit.ErrUnavailable
 	f.send(3, 1, "GET", "/v1/whoami")
 	f.server.refusals.flush(f.server, f.log)
 	f.log.fail = nil
 	f.server.refusals.flush(f.server, f.log)
-	if len(f.log.events) != 2 || f.log.counted != allBurst+1 {
+	if len(f.log.events) != maxNotes+2 || f.log.counted != 2*maxNotes+1 {
 		t.Fatalf("%d notes with a count of %d", len(f.log.events), f.log.counted)
 	}
 	for _, e := range f.log.events {
 		switch {
-		case e.Error == "unknown_caller" && e.UID == nil && e.Outcome == "many" && e.Count == allBurst:
-		case e.Error == "" && *e.UID == 3 && e.Status == http.StatusOK && e.Route == "GET /v1/whoami" && e.Count == 1:
+		case !e.Refusal:
+			t.Errorf("it would use up the reserve: %+v", e)
+		case e.Error == "unknown_caller" && e.UID != nil && *e.UID < maxNotes && (e.Count == 1 || e.Count == 2):
+		case e.Error == "unknown_caller" && e.UID == nil && e.Outcome == "many" && e.Count == 99:
+		case e.Error == "" && (e.UID == nil || *e.UID == 3) && e.Status == http.StatusOK && e.Route == "GET /v1/whoami" && e.Count == 1:
 		default:
 			t.Errorf("got %+v", e)
 		}
@@ -206,15 +220,15 @@ func TestStartingIsCountedAsItWas(t *testing.T) {
 	f.send(3, 2, "GET", "/v1/nothing")
 	f.open()
 	want := map[int]audit.Event{
-		200: {Route: "GET /v1/whoami", Count: 1}, 403: {Error: "unknown_caller", Count: 1},
-		503: {Error: "starting", Count: 1}, 404: {Error: "not_found", Count: 2},
+		200: {Route: "GET /v1/whoami"}, 403: {Error: "unknown_caller"},
+		503: {Error: "starting"}, 404: {Error: "not_found"},
 	}
-	if len(f.log.events) != len(want) || f.log.lines != 0 {
+	if len(f.log.events) != 5 || f.log.lines != 0 {
 		t.Errorf("%d notes and %d lines", len(f.log.events), f.log.lines)
 	}
 	for _, e := range f.log.events {
 		w := want[e.Status]
-		if e.Route != w.Route || e.Error != w.Error || e.Count != w.Count || e.Outcome != "starting" || (e.UID == nil) != (e.Count == 2) {
+		if e.Route != w.Route || e.Error != w.Error || e.Count != 1 || e.Outcome != "starting" || e.UID == nil {
 			t.Errorf("status %d: got %+v", e.Status, e)
 		}
 	}

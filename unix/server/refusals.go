@@ -1,6 +1,9 @@
 package server
 
 import (
+	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,26 +15,37 @@ import (
 // What costs a caller nothing must not fill the audit log: what is refused
 // before anything was done, and whoami. A uid gets uidPerSecond lines for such
 // requests, all uids together allPerSecond; what is beyond is counted, and
-// written as one note for each code every noteEvery. With lines of 400 bytes
-// that is at most 35 MB a day from one uid, and 230 MB from all, notes included.
+// written as one note a second for each uid and answer. Lines and notes of a uid
+// have uidBytes an hour, and those of all have allBytes: at most 25 MiB a day from
+// one uid, and 200 MiB from all. A note that there is no budget for waits, and goes
+// on counting; at most maxNotes wait, and what is beyond is counted without a uid.
+// Nothing is left out but by a kill.
 //
-// Many uids together can use up the lines of all others, whose refusals then
-// stand in a note only.
+// Many uids together can use up the lines and bytes of all others, whose refusals
+// then stand in a later note only.
 const (
 	uidPerSecond = 1
 	uidBurst     = 50
 	allPerSecond = 5
 	allBurst     = 200
+	uidBytes     = 1 << 20
+	allBytes     = 8 << 20
+	// restOfLine is more than what outcome adds to a line: route, app, subject,
+	// status and error.
+	restOfLine = 384
+	maxNotes   = 256
 	// maxUIDs bounds the memory of budgets. They are never dropped, because a
 	// uid whose budget is forgotten has a new one: later uids share one.
 	maxUIDs = 4096
 )
 
 // noteEvery is changed by tests, which would wait for it.
-var noteEvery = 5 * time.Second
+var noteEvery = time.Second
 
 // noteKey is what the requests of a note have in common.
 type noteKey struct {
+	uid      uint32
+	many     bool // of any uid: there was no room for another key
 	status   int
 	code     string // "" on success
 	route    string // of a success, and of what was done
@@ -42,44 +56,81 @@ type noteKey struct {
 	unrecorded bool
 }
 
-// counted is how many they are, and whose. The listener and uid are those of the
-// first while there is no other.
+// free reports whether these requests cost their callers nothing.
+func (k *noteKey) free() bool { return !k.unrecorded && k.outcome == "" }
+
+// counted is how many they are, and by which listener, "" for several.
 type counted struct {
 	n        int
 	listener string
-	uid      uint32
-	many     bool
+}
+
+// budget is what may be written of one uid, or of all.
+type budget struct{ lines, bytes *rate.Limiter }
+
+func newBudget(perSecond rate.Limit, burst, bytes int) *budget {
+	return &budget{
+		lines: rate.NewLimiter(perSecond, burst),
+		bytes: rate.NewLimiter(rate.Limit(bytes)/3600, bytes),
+	}
 }
 
 // refusals counts what is written as aggregated notes.
 type refusals struct {
-	mu     sync.Mutex
-	counts map[noteKey]counted
-	all    *rate.Limiter
-	byUID  map[uint32]*rate.Limiter
-	rest   *rate.Limiter // of every uid that byUID has no room for
-	wake   chan struct{} // holds one when counts is not empty
+	mu      sync.Mutex
+	counts  map[noteKey]counted
+	many    int // how many of counts are of many uids
+	all     *budget
+	byUID   map[uint32]*budget
+	rest    *budget       // of every uid that byUID has no room for
+	wake    chan struct{} // holds one when counts is not empty
+	sparing bool          // of run: the log leaves its reserve to what is granted
 }
 
-// lined reports whether such a request of uid gets a line of its own.
-func (r *refusals) lined(uid uint32, now time.Time) bool {
+// lined reports whether such a request gets a line of its own. e is what is known
+// of it.
+func (r *refusals) lined(e *audit.Event, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	own := r.budget(*e.UID)
+	return own.lines.AllowN(now, 1) && r.all.lines.AllowN(now, 1) && r.pay(own, e.Size()+restOfLine, now)
+}
+
+// pays reports whether there is budget for a note of that size.
+func (r *refusals) pays(k noteKey, size int, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	own := r.budget(k.uid)
+	if k.many {
+		own = r.all
+	}
+	return !k.free() || r.pay(own, size, now)
+}
+
+// pay is for who holds mu.
+func (r *refusals) pay(own *budget, size int, now time.Time) bool {
+	if own.bytes.TokensAt(now) < float64(size) || !r.all.bytes.AllowN(now, size) {
+		return false
+	}
+	return own == r.all || own.bytes.AllowN(now, size)
+}
+
+// budget is for who holds mu.
+func (r *refusals) budget(uid uint32) *budget {
 	if r.all == nil {
-		r.all = rate.NewLimiter(allPerSecond, allBurst)
-		r.rest = rate.NewLimiter(uidPerSecond, uidBurst)
-		r.byUID = map[uint32]*rate.Limiter{}
+		r.all = newBudget(allPerSecond, allBurst, allBytes)
+		r.rest = newBudget(uidPerSecond, uidBurst, uidBytes)
+		r.byUID = map[uint32]*budget{}
 	}
-	l := r.byUID[uid]
-	switch {
-	case l != nil:
-	case len(r.byUID) < maxUIDs:
-		l = rate.NewLimiter(uidPerSecond, uidBurst)
-		r.byUID[uid] = l
-	default:
-		l = r.rest
+	if b := r.byUID[uid]; b != nil {
+		return b
 	}
-	return l.AllowN(now, 1) && r.all.AllowN(now, 1)
+	if len(r.byUID) >= maxUIDs {
+		return r.rest
+	}
+	b := newBudget(uidPerSecond, uidBurst, uidBytes)
+	r.byUID[uid] = b
+	return b
 }
 
 // count adds an answer to the next note.
@@ -92,8 +143,8 @@ func (r *refusals) count(q *call, rep reply) {
 }
 
 func (r *refusals) note(key noteKey, q *call) {
-	r.add(key, counted{n: 1, listener: q.conn.listener, uid: q.conn.caller.UID})
-	r.wakeUp()
+	key.uid = q.conn.caller.UID
+	r.keep(key, counted{n: 1, listener: q.conn.listener})
 }
 
 func (r *refusals) wakeUp() {
@@ -106,14 +157,41 @@ func (r *refusals) wakeUp() {
 func (r *refusals) add(key noteKey, more counted) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c, ok := r.counts[key]; ok {
+	c, ok := r.counts[key]
+	if !ok && !key.many && len(r.counts)-r.many >= maxNotes {
+		key.uid, key.many = 0, true
+		c, ok = r.counts[key]
+	}
+	if ok {
 		more.n += c.n
-		more.many = more.many || c.many || c.uid != more.uid || c.listener != more.listener
+		if more.listener != c.listener {
+			more.listener = ""
+		}
+	} else if key.many {
+		r.many++
 	}
 	if r.counts == nil {
 		r.counts = map[noteKey]counted{}
 	}
 	r.counts[key] = more
+}
+
+// take takes one count out; ok says whether it was there.
+func (r *refusals) take(key noteKey) (c counted, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c, ok = r.counts[key]; ok && key.many {
+		r.many--
+	}
+	delete(r.counts, key)
+	return c, ok
+}
+
+// waiting returns the keys of all notes that are to be written.
+func (r *refusals) waiting() []noteKey {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.counts))
 }
 
 // run writes notes until stop is closed, and the last ones then.
@@ -131,11 +209,12 @@ func (r *refusals) run(s *Server, stop <-chan struct{}) {
 		}
 		pause.Stop()
 		if v := s.services.Load(); v != nil {
-			r.flush(s, v.Audit)
+			r.write(s, v.Audit, stopped)
 		}
 	}
 	answers := 0
-	for _, c := range r.take() {
+	for _, key := range r.waiting() {
+		c, _ := r.take(key)
 		answers += c.n
 	}
 	if answers > 0 {
@@ -143,35 +222,54 @@ func (r *refusals) run(s *Server, stop <-chan struct{}) {
 	}
 }
 
-// flush writes the counts; those that the log cannot take are kept.
-func (r *refusals) flush(s *Server, log Audit) {
-	for key, c := range r.take() {
-		if err := log.Write(key.note(c)); err != nil {
-			s.log.Error("audit log does not take a note", "error", err)
-			r.add(key, c)
-			r.wakeUp()
+// flush writes the counts that there is budget for.
+func (r *refusals) flush(s *Server, log Audit) { r.write(s, log, false) }
+
+// write writes the counts that there is budget for, or all of them when they are the
+// last; those that the log cannot take are kept.
+func (r *refusals) write(s *Server, log Audit, last bool) {
+	var spared error
+	for _, key := range r.waiting() {
+		c, ok := r.take(key)
+		if !ok {
 			continue
 		}
-		if key.unrecorded && s.lookups.going.CompareAndSwap(true, false) {
+		e := key.note(c)
+		if !last && !r.pays(key, e.Size(), s.now()) {
+			r.keep(key, c)
+			continue
+		}
+		err := log.Write(e)
+		switch {
+		case err == nil && key.unrecorded && s.lookups.going.CompareAndSwap(true, false):
 			s.log.Warn("audit log works again, and has a note of what it missed", "answers", c.n)
+		case err == nil:
+		case errors.Is(err, audit.ErrSpared):
+			spared = err
+			r.keep(key, c)
+		default:
+			s.log.Error("audit log does not take a note", "error", err)
+			r.keep(key, c)
 		}
 	}
+	r.tell(s, spared)
 }
 
-func (r *refusals) take() map[noteKey]counted {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	taken := r.counts
-	r.counts = nil
-	return taken
+// keep puts back what could not be written.
+func (r *refusals) keep(key noteKey, c counted) {
+	r.add(key, c)
+	r.wakeUp()
 }
 
 func (k noteKey) note(c counted) audit.Event {
-	e := audit.Event{Kind: audit.Note, Route: k.route, Status: k.status, Error: k.code, Count: c.n}
-	if c.many {
+	e := audit.Event{
+		Kind: audit.Note, Listener: c.listener, Route: k.route, Status: k.status, Error: k.code,
+		Count: c.n, Refusal: k.free(),
+	}
+	if k.many {
 		e.Outcome = "many" // callers
 	} else {
-		e.Listener, e.UID = c.listener, &c.uid
+		e.UID = &k.uid
 	}
 	switch {
 	case k.unrecorded:

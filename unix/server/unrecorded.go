@@ -32,3 +32,24 @@ func (s *Server) goUnrecorded(q *call, err error) {
 	}
 	s.refusals.note(noteKey{unrecorded: true}, q)
 }
+
+// spared reports whether the log, on a full disk, leaves what room it has to what is
+// granted. What was refused is then counted, and on record later.
+func spared(e *audit.Event, err error) bool {
+	return e.Refusal && errors.Is(err, audit.ErrSpared)
+}
+
+// tell logs when refusals begin to be counted only, and when that ends. Only flush
+// calls it, from one goroutine at a time.
+func (r *refusals) tell(s *Server, spared error) {
+	r.mu.Lock()
+	was := r.sparing
+	r.sparing = spared != nil
+	r.mu.Unlock()
+	switch {
+	case spared != nil && !was:
+		s.log.Warn("audit log is short of room: what is refused is only counted for now", "error", spared)
+	case spared == nil && was:
+		s.log.Info("audit log has room again for what is refused")
+	}
+}

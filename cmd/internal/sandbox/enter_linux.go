@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/elastic/go-seccomp-bpf"
+	"github.com/landlock-lsm/go-landlock/landlock"
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
@@ -80,28 +82,47 @@ func landlockTCP(abi int, err error) error {
 	return nil
 }
 
-// apply takes away, files first: Landlock's own system calls are not on seccomp's list.
+// apply takes away what parts says is there. All is prepared before the first thing
+// is taken, and Landlock comes first: its system calls are not on seccomp's list.
 func apply(p Profile, parts []Part, abi int) error {
+	have := map[string]bool{}
+	for _, part := range parts {
+		have[part.Name] = part.On
+	}
+	rules, err := fileRules(p, filesOf(abi))
+	if err != nil {
+		return fmt.Errorf("prepare the sandbox: %w", err)
+	}
+	policy, err := filter(p)
+	if err != nil {
+		return fmt.Errorf("prepare the sandbox: %w", err)
+	}
 	net.DefaultResolver.PreferGo = true
-	for i := range parts {
-		if !parts[i].On {
-			continue
+	if have[LandlockFiles] {
+		c := landlock.Config{HandledAccessFS: filesOf(abi)}
+		if have[LandlockTCP] {
+			c, rules = withNet(c, abi), append(rules, netRules(p)...)
 		}
-		var err error
-		switch parts[i].Name {
-		case LandlockFiles:
-			err = restrictFiles(p, abi)
-		case LandlockTCP:
-			err = restrictTCP(p, abi)
-		case Seccomp:
-			err = loadFilter(p)
+		if err := c.Restrict(rules...); err != nil {
+			return failed(parts, err, LandlockFiles, LandlockTCP)
 		}
-		if err != nil {
-			parts[i].On, parts[i].Why = false, err.Error()
-			return fmt.Errorf("enter the sandbox: %s: %w", parts[i].Name, err)
+	}
+	if have[Seccomp] {
+		if err := load(policy); err != nil {
+			return failed(parts, err, Seccomp)
 		}
 	}
 	return nil
+}
+
+// failed takes back what parts says of the names.
+func failed(parts []Part, err error, names ...string) error {
+	for i := range parts {
+		if slices.Contains(names, parts[i].Name) && parts[i].On {
+			parts[i].On, parts[i].Why = false, err.Error()
+		}
+	}
+	return fmt.Errorf("enter the sandbox: %s: %w", names[0], err)
 }
 
 // seccompWorks asks whether seccomp(2) may be called, knows errno as an answer and

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -31,20 +32,6 @@ var base = []string{
 	// crypto/x509, root_linux.go of Go 1.26; and where Debian's links point to
 	"/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls", "/etc/pki/ca-trust/extracted",
 	"/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/var/lib/ca-certificates",
-}
-
-// restrictFiles limits files to the profile's.
-func restrictFiles(p Profile, abi int) error {
-	handled := filesOf(abi)
-	rules, err := fileRules(p, handled)
-	if err != nil {
-		return err
-	}
-	c, err := landlock.NewConfig(handled)
-	if err != nil {
-		return err
-	}
-	return c.RestrictPaths(rules...)
 }
 
 // filesOf are the rights that a kernel of this ABI knows. Each of V2 to V5 added one
@@ -120,9 +107,20 @@ func resolver() []string {
 	return nil
 }
 
-// restrictTCP limits TCP to the profile's ports, and abstract Unix sockets to the
-// process's own where the kernel can.
-func restrictTCP(p Profile, abi int) error {
+// withNet adds TCP to what c limits, and from ABI 6 on abstract Unix sockets to those
+// of the process, unless the service manager listens on one.
+//
+// Both stand in one ruleset with the files: a second one that knows nothing of files
+// forbids all moves between directories (landlock(7), LANDLOCK_ACCESS_FS_REFER).
+func withNet(c landlock.Config, abi int) landlock.Config {
+	c.HandledAccessNet = landlock.V4.HandledAccessNet
+	if abi >= 6 && !strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "@") {
+		c.Scoped = ll.ScopeAbstractUnixSocket
+	}
+	return c
+}
+
+func netRules(p Profile) []landlock.Rule {
 	var rules []landlock.Rule
 	if p.Resolve {
 		rules = append(rules, landlock.ConnectTCP(53))
@@ -133,5 +131,5 @@ func restrictTCP(p Profile, abi int) error {
 	for _, port := range p.Listen {
 		rules = append(rules, landlock.BindTCP(port))
 	}
-	return landlock.V4.RestrictNet(rules...)
+	return rules
 }

@@ -16,10 +16,16 @@
 //   - Landlock does not see stat(2), chmod(2), chown(2), flock(2), readlink(2) nor the
 //     names of files, only what is opened, created, renamed and removed. Below Linux
 //     6.2 (ABI 3) it does not see O_TRUNC on a file that may be read either.
+//
 //   - A rule for a file holds for that file and not for the one that is renamed over
 //     its name later. Whatever is replaced while the daemon runs needs a rule for its
 //     directory: see [Profile].Read.
+//
 //   - Below Linux 6.7 (Landlock ABI 4, Debian 12 has 2) no TCP port is refused.
+//
+//   - Root keeps its capabilities. With CAP_PERFMON a daemon that is root reads other
+//     processes' environ and maps under /proc on Linux 6.18, past Landlock; mem and
+//     ptrace(2) stay closed to it. The service's own user has no capability.
 //
 // BUG: with Profile.Resolve a datagram can be sent to any host and port, on every
 // kernel: seccomp does not see addresses and Landlock's rules for UDP (ABI 10) are not

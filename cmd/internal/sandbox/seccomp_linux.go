@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/elastic/go-seccomp-bpf"
@@ -8,15 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loadFilter installs the filter of p in all threads (SECCOMP_FILTER_FLAG_TSYNC).
-// What is not on the list fails with EPERM: killing the daemon for a system call that
-// a later Go makes would turn a missing line into an outage.
-func loadFilter(p Profile) error {
-	policy, err := filter(p)
-	if err != nil {
-		return err
+// load installs the filter in all threads (SECCOMP_FILTER_FLAG_TSYNC). What is not
+// on its list fails with EPERM: killing the daemon for a system call that a later Go
+// makes would turn a missing line into an outage.
+//
+// The kernel answers a thread that it could not take along with that thread's id, which
+// the library reads as success. So the filter is asked: seccomp(2) itself is not on the
+// list.
+func load(policy seccomp.Policy) error {
+	err := seccomp.LoadFilter(seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy})
+	if err == nil && seccompWorks() == nil {
+		err = errors.New("the filter was not taken over by all threads")
 	}
-	return seccomp.LoadFilter(seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy})
+	return err
 }
 
 // filter makes the policy of p for this machine's architecture.
@@ -25,7 +30,7 @@ func filter(p Profile) (seccomp.Policy, error) {
 	if err != nil {
 		return seccomp.Policy{}, fmt.Errorf("system calls of this machine: %w", err)
 	}
-	policy := seccomp.Policy{DefaultAction: refuse(unix.EPERM)}
+	policy := seccomp.Policy{DefaultAction: seccomp.ActionErrno} // EPERM
 	for _, g := range groups(p) {
 		group := seccomp.SyscallGroup{Action: g.answer}
 		for _, name := range g.names {
@@ -40,7 +45,8 @@ func filter(p Profile) (seccomp.Policy, error) {
 		}
 		policy.Syscalls = append(policy.Syscalls, group)
 	}
-	return policy, nil
+	_, err = policy.Assemble()
+	return policy, err
 }
 
 // refuse is the answer errno (SECCOMP_RET_ERRNO carries it in its lower 16 bits).
