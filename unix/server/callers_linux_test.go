@@ -20,6 +20,9 @@ import (
 // TestMain plays a caller when it is told sockets and paths: it asks for each
 // and prints the answers, a JSON string each.
 func TestMain(m *testing.M) {
+	if role := os.Getenv("SERVER_TEST_ROLE"); role != "" {
+		os.Exit(floodRole(role))
+	}
 	targets := os.Getenv("SERVER_TEST_TARGETS")
 	if targets == "" {
 		os.Exit(m.Run())
