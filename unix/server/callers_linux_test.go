@@ -21,6 +21,9 @@ import (
 // and prints the answers, a JSON string each.
 func TestMain(m *testing.M) {
 	if role := os.Getenv("SERVER_TEST_ROLE"); role != "" {
+		if kind, _, _ := strings.Cut(role, " "); kind == "leave" || kind == "use" {
+			os.Exit(leaveBehind(role))
+		}
 		os.Exit(floodRole(role))
 	}
 	targets := os.Getenv("SERVER_TEST_TARGETS")
