@@ -20,10 +20,14 @@
 //
 // BUG: not all copies can be. crypto/tls decrypts a record in the buffer that it was
 // received in, which lives as long as the connection (seconds, see maxIdle) and is
-// then left to the garbage collector: one copy of an answer for each connection,
-// until the memory is used again. The head of an answer, the ids and the publicToken
-// are Go strings. Without CAFile the roots are the system's, which crypto/x509 looks
-// for where SSL_CERT_FILE and SSL_CERT_DIR say, if they are set.
+// then left to the garbage collector: one copy of the last answer for each
+// connection, until the memory is used again. What it sends it copies into buffers
+// of its own before it encrypts them there; one that is outgrown meanwhile keeps the
+// request in clear, a few of them in the life of a process. The head of an answer,
+// the ids and the publicToken are Go strings. TestCopiesInMemory counts them.
+//
+// BUG: without CAFile the roots are the system's, which crypto/x509 looks for where
+// SSL_CERT_FILE and SSL_CERT_DIR say, if they are set.
 package exchange
 
 import (

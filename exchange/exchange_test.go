@@ -360,7 +360,16 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
+// runClient in the environment makes this program the client of TestCopiesInMemory.
+const runClient = "TOKENVAULT_TEST_EXCHANGE_CLIENT"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(runClient) != "" {
+		if err := runAsClient(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return
+	}
 	// Nothing here may listen to these.
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"} {
 		_ = os.Setenv(name, "http://127.0.0.1:1")

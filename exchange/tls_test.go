@@ -170,3 +170,8 @@ func TestProxy(t *testing.T) {
 		})
 	}
 }
+
+// tlsOnly is a server that speaks one version.
+func tlsOnly(version uint16) *tls.Config {
+	return &tls.Config{MinVersion: version, MaxVersion: version}
+}

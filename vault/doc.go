@@ -13,10 +13,18 @@
 //
 // It never writes a secret to disk, never puts a secret or Vault's own text into
 // an error or a log, never follows a redirect, never retries inside a request,
-// and never drops a token that still works because Vault was briefly away.
+// and never drops a token that still works because Vault was briefly away. It
+// leaves no copies of secrets in memory: what it holds (the token, clientSecrets, an
+// unwrapped secret id, credentials) is in the locked region of crypto/secret, what
+// carries it is cleared after each request, and what comes is decoded where it lies.
 //
 // [Secrets] is the cache of clientSecrets with its bounds on staleness;
 // [Operator] is what the command line does with the operator's own token.
+//
+// BUG: what is handed out for use is on the heap until whoever was given it wipes
+// it. An answer of Vault's names neither the path that was asked for nor the app: a
+// Vault that gives one app's secret out as another's is believed, and Human API
+// refuses what it gave.
 //
 // BUG: variables that the Go runtime itself reads (GODEBUG, and those of the
 // system's resolver) have the effect that they have on every Go program.

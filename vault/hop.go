@@ -169,6 +169,9 @@ func (h *hop) receive(req *http.Request) (*http.Response, []byte, error) {
 	}
 	limited.N += maxRaw
 	body, err := readAll(resp.Body, resp.ContentLength)
+	if err != nil && limited.N <= 0 {
+		err = &noAnswer{why: "its answer is larger than 4 MiB on the wire", busy: true}
+	}
 	return resp, body, err
 }
 

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -22,6 +23,7 @@ func TestVaultState(t *testing.T) {
 		"AnchorUnmounted":   testAnchorUnmounted,
 		"AnchorLost":        testAnchorLost,
 		"TransitState":      testTransitState,
+		"TransitKeyDenied":  testTransitKeyDenied,
 		"TransitKeyDeleted": testTransitKeyDeleted,
 		"TransitUnmounted":  testTransitUnmounted,
 		"SecretGone":        testSecretGone,
@@ -52,7 +54,7 @@ func testTransitState(t *testing.T, p *place) {
 	c := p.loggedIn(t)
 	is := func(latest, minimum int) {
 		t.Helper()
-		if got, err := c.TransitState(t.Context()); err != nil || got != (TransitState{latest, minimum}) {
+		if got, err := c.TransitState(t.Context()); err != nil || got.Latest != latest || got.MinDecryption != minimum || time.Since(got.Made).Abs() > time.Hour {
 			t.Fatalf("%+v, %v", got, err)
 		}
 	}
@@ -101,6 +103,17 @@ func testTransitKeyDeleted(t *testing.T, p *place) {
 	p.server.Must("POST", "transit/keys/"+p.name, map[string]any{"type": keyType, "derived": true})
 	_, err = c.Unwrap(t.Context(), wrapped, []byte("here"))
 	want(t, err, ErrMalformed)
+}
+
+// testTransitKeyDenied: a right that is missing is not a key that is gone.
+func testTransitKeyDenied(t *testing.T, p *place) {
+	c := p.loggedIn(t)
+	p.putPolicy(t, func(r right) bool { return r.path != "transit/keys/"+p.name })
+	_, err := c.TransitState(t.Context())
+	want(t, err, ErrDenied, "transit/keys/"+p.name)
+	if errors.Is(err, ErrNotFound) {
+		t.Error("a denial counts as a deleted key")
+	}
 }
 
 func testTransitUnmounted(t *testing.T, p *place) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tokenvault/tokenvault/crypto/secret"
 )
@@ -121,6 +122,19 @@ type transitKey struct {
 	AllowPlaintextBackup bool   `json:"allow_plaintext_backup"`
 	Latest               int    `json:"latest_version"`
 	MinDecryption        int    `json:"min_decryption_version"`
+
+	// Keys is when each version was made that can be decrypted with, in seconds since
+	// 1970; of keys that are not symmetric it says more (Vault's API documentation,
+	// Transit, "Read key").
+	Keys map[string]any `json:"keys"`
+}
+
+// made is when the latest version was made; zero: not told.
+func (k transitKey) made() time.Time {
+	if seconds, ok := k.Keys[strconv.Itoa(k.Latest)].(float64); ok && seconds >= 0 && seconds < 1<<40 {
+		return time.Unix(int64(seconds), 0)
+	}
+	return time.Time{}
 }
 
 // fault says why the key must not be used, or "". Only a derived key binds the
@@ -153,6 +167,10 @@ func (c *Client) checkKey(ctx context.Context) error {
 type TransitState struct {
 	Latest        int // version, which Wrap uses
 	MinDecryption int // version below which Unwrap fails with ErrTooOld
+	// Made is when the latest version was made, by Vault's clock; zero: not told. The
+	// same Latest made at another time, or an earlier Latest, is another key, which
+	// was made under the name of one that was deleted: it opens nothing of before.
+	Made time.Time
 }
 
 // TransitState asks Vault about the Transit key. Errors match ErrNotFound (it was
@@ -163,7 +181,7 @@ func (c *Client) TransitState(ctx context.Context) (TransitState, error) {
 	if err != nil {
 		return TransitState{}, err
 	}
-	return TransitState{Latest: key.Latest, MinDecryption: key.MinDecryption}, nil
+	return TransitState{Latest: key.Latest, MinDecryption: key.MinDecryption, Made: key.made()}, nil
 }
 
 // readKey reads the Transit key's properties and checks them.

@@ -25,6 +25,15 @@ func (w *world) sessions(all ...user.Exchange) (order []int) {
 	return order
 }
 
+// behind begins an exchange while another of the user's is on the wire, and waits
+// until it has its place: it is sent as soon as the other is not.
+func (w *world) behind(x user.Exchange) <-chan answered {
+	w.t.Helper()
+	out := w.begin(x)
+	w.until("a place behind", func() bool { return w.b.Standing() == 1 })
+	return out
+}
+
 // held makes the next request wait, and fail, with or without effect.
 func (w *world) held(took bool) (release chan struct{}) {
 	release = make(chan struct{})
@@ -62,7 +71,7 @@ func TestBothInDoubt(t *testing.T) {
 				release := []chan struct{}{w.held(early), w.held(late)}
 				first := w.begin(x)
 				w.awaitAsked(1)
-				second := w.queued(y, 2)
+				second := w.behind(y)
 				close(release[0])
 				w.awaitAsked(2)
 				close(release[1])
@@ -115,7 +124,7 @@ func TestUnsentStaysBehindDoubt(t *testing.T) {
 	release := w.held(true)
 	first := w.begin(x)
 	w.awaitAsked(1)
-	second := w.queued(y, 2)
+	second := w.behind(y)
 	close(wait)
 	w.awaitAsked(2)
 	close(release)
@@ -137,7 +146,7 @@ func TestEarlierStaysBehindHeldTokens(t *testing.T) {
 	release := w.held(false)
 	first := w.begin(x)
 	w.awaitAsked(1)
-	second := w.queued(y, 2)
+	second := w.behind(y)
 	full := make(chan struct{})
 	tries := make(chan struct{}, 100)
 	w.faults.set(func(b store.Batch) error {
@@ -180,7 +189,7 @@ func TestBothInDoubtAfterRestart(t *testing.T) {
 			release := []chan struct{}{w.held(false), w.held(late)}
 			first := w.begin(x)
 			w.awaitAsked(1)
-			second := w.queued(y, 2)
+			second := w.behind(y)
 			close(release[0])
 			w.awaitAsked(2)
 			close(release[1])

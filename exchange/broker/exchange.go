@@ -15,7 +15,8 @@ import (
 const maxGrace = time.Second
 
 // Exchange takes a finish event and answers with the user's public part. ctx is
-// the caller's: its end stops the waiting, not the exchange.
+// the caller's: its end stops the waiting, not the exchange. So is the session
+// token, which may be wiped once Exchange has returned.
 //
 // Errors are *user.Error: SessionConflict, SessionRefused, UserMismatch,
 // UpstreamInvalid, ExchangeUnknown are final for that session token;
@@ -101,9 +102,11 @@ func (b *Broker) join(x user.Exchange) (*run, error) {
 		r.waiters++
 		return r, nil
 	}
+	in.SessionToken = owned(x.SessionToken)
 	r := b.newRun(name, in)
 	if !b.spawnLocked(func() { b.lead(r) }) {
 		r.release()
+		in.SessionToken.Wipe()
 		return nil, user.Fail(user.Draining, "the broker stops")
 	}
 	r.waiters = 1
@@ -210,6 +213,7 @@ func (b *Broker) adopt(r *run) error {
 	if err != nil {
 		return fmt.Errorf("find the intent of request %s: %w", r.intent.RequestID, err)
 	}
+	r.intent.SessionToken.Wipe()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r.intent, r.resumed, r.uncertain = in, true, true

@@ -237,6 +237,7 @@ func (b *Broker) settle(r *run, outcome user.Outcome, result user.Result, err er
 	if orphan && outcome != "" {
 		b.record(r, outcome, err)
 	}
+	r.intent.SessionToken.Wipe()
 	close(r.done)
 	return verdict{next: over}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 
+	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/exchange/user"
 )
 
@@ -32,3 +33,7 @@ func (b *Broker) sessionName(in user.Intent) (name sessionName) {
 	mac.Sum(name[:0])
 	return name
 }
+
+// owned is a copy of a caller's session token: the caller may wipe its own when it
+// leaves, while the exchange goes on. settle wipes it.
+func owned(token secret.Text) secret.Text { return secret.New(token.Reveal()) }

@@ -55,7 +55,8 @@ type world struct {
 	ran    chan error
 
 	mu     sync.Mutex
-	secret []string // what must never stand in a log
+	secret []string      // what must never stand in a log
+	sent   []secret.Text // session tokens, as the broker held them
 }
 
 func newWorld(t testing.TB, shape ...func(*world)) *world {
@@ -109,7 +110,7 @@ func (w *world) start() {
 	w.client, err = exchange.New(exchange.Config{UserURL: w.url, Timeout: w.timeout, UnsafePlainHTTP: true})
 	w.must(err)
 	c := w.config
-	c.Store, c.Upstream, c.Journal = w.store, w.client, w.audit
+	c.Store, c.Upstream, c.Journal = w.store, &watched{Client: w.client, w: w}, w.audit
 	if c.Secrets == nil {
 		c.Secrets = w.secrets
 	}
@@ -289,8 +290,17 @@ func (w *world) checkLogs() {
 	}
 }
 
-// checkWiped looks at every copy of a client secret that was handed out.
+// checkWiped looks at every copy of a client secret that was handed out, and of a
+// session token that the broker has sent.
 func (w *world) checkWiped() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.sent {
+		if !s.Equal(secret.New(make([]byte, s.Len()))) {
+			w.t.Error("a copy of a session token was not wiped")
+			return
+		}
+	}
 	w.secrets.mu.Lock()
 	defer w.secrets.mu.Unlock()
 	for _, s := range w.secrets.given {
@@ -299,6 +309,19 @@ func (w *world) checkWiped() {
 			return
 		}
 	}
+}
+
+// watched is the real client, and keeps what it is given to send.
+type watched struct {
+	*exchange.Client
+	w *world
+}
+
+func (u *watched) Tokens(ctx context.Context, r exchange.TokensRequest) (exchange.Reply, error) {
+	u.w.mu.Lock()
+	u.w.sent = append(u.w.sent, r.SessionToken)
+	u.w.mu.Unlock()
+	return u.Client.Tokens(ctx, r)
 }
 
 type safeBuffer struct {

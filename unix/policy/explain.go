@@ -9,16 +9,20 @@ import (
 )
 
 // Explain says what the rules make of q, and why. A client grant without an app is
-// for the one app that the caller holds it for, as the server takes it; q is not
-// checked beyond that. It looks no names up: Caller.User is left empty.
+// for the one app that the caller holds it for, as the server takes it, or that
+// there is; q is not checked beyond that. It looks no names up: Caller.User is left empty.
 //
 // A GET or POST that is about all apps at once takes more than Explain asks for:
 // the grant for every app. Reason says when a caller holds it for some only.
 func (p *Policy) Explain(q Query) api.Explanation {
 	v := p.View(q.Caller, q.Listener)
 	only, apps := v.Only(q.Grant)
-	if q.ClientID == "" && !q.Grant.IsAdmin() && apps == 1 {
+	switch {
+	case q.ClientID != "" || q.Grant.IsAdmin():
+	case apps == 1:
 		q.ClientID = only.ClientID
+	case apps == 0 && len(p.apps) == 1: // which is refused
+		q.ClientID = p.apps[0].ClientID
 	}
 	d, _ := v.decide(q.ClientID, q.Grant, q.Path)
 	e := api.Explanation{

@@ -73,13 +73,20 @@ func (s *Server) accepted(listener string, raw net.Conn) {
 		s.drop(c)
 		return
 	}
+	go s.admit(c)
+}
+
+// admit waits in another goroutine than the one that has read /proc, whose stack
+// has grown.
+func (s *Server) admit(c *conn) {
+	if !s.settle(c) {
+		s.drop(c)
+		s.parked.end(c)
+		return
+	}
 	go func() {
 		defer s.parked.end(c)
-		if s.settle(c) {
-			s.await(c, time.Now().Add(s.limits.HeaderTimeout))
-		} else {
-			s.drop(c)
-		}
+		s.await(c, time.Now().Add(s.limits.HeaderTimeout))
 	}()
 }
 

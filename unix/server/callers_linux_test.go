@@ -20,6 +20,12 @@ import (
 // TestMain plays a caller when it is told sockets and paths: it asks for each
 // and prints the answers, a JSON string each.
 func TestMain(m *testing.M) {
+	if role := os.Getenv("SERVER_TEST_ROLE"); role != "" {
+		if kind, _, _ := strings.Cut(role, " "); kind == "leave" || kind == "use" {
+			os.Exit(leaveBehind(role))
+		}
+		os.Exit(floodRole(role))
+	}
 	targets := os.Getenv("SERVER_TEST_TARGETS")
 	if targets == "" {
 		os.Exit(m.Run())

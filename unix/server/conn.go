@@ -86,7 +86,9 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	if len(c.ahead) > 0 {
 		n := copy(b, c.ahead)
-		c.ahead = c.ahead[n:]
+		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
+			c.ahead = nil // an idle connection keeps no buffer
+		}
 		return n, nil
 	}
 	if c.aheadErr != nil {

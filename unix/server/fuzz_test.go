@@ -3,6 +3,8 @@ package server
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,6 +102,38 @@ func FuzzQuery(f *testing.F) {
 			t.Fatal("a secret's name is accepted")
 		} else if fault != nil && fault.code != api.BadRequest && fault.code != api.SecretNotAccepted {
 			t.Fatalf("refused with %s", fault.code)
+		}
+	})
+}
+
+// FuzzQuestion: an administrator's question is read as net/url reads it, or refused.
+func FuzzQuestion(f *testing.F) {
+	for _, s := range []string{
+		"uid=1&gid=2&group=3&group=4&unit=a.service&contained=true&listener=public&app=shop&grant=proxy&path=/v1/human/x",
+		"requestId=a&since=2026-01-01T00:00:00Z&limit=5", "clientId=a&clientUserId=b", "uid=%31&uid=2", "Uid=1", "access_token=1", "uid=1;gid=2",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		p, fault := parseParams(raw, explainParams)
+		if fault != nil {
+			return
+		}
+		want, err := url.ParseQuery(raw)
+		if err != nil || len(want) != len(p) {
+			t.Fatal("a query is taken that net/url reads otherwise")
+		}
+		for name, values := range p {
+			if !slices.Equal(values, want[name]) || name != "group" && len(values) != 1 {
+				t.Fatalf("%s is read otherwise than net/url does", name)
+			}
+		}
+		q := &call{}
+		if asks, fault := q.askExplain(p); fault == nil && (asks.query.Listener == "" || len(p["uid"]) != 1) {
+			t.Fatal("a caller or listener is made up")
+		}
+		if p, fault := parseParams(raw, findParams); fault == nil {
+			_, _ = q.askFind(p)
 		}
 	})
 }

@@ -57,6 +57,8 @@ type slot struct {
 // gate counts connections and requests in flight. Half of the clients'
 // connections is for whoever comes first, the other half is divided among their
 // listeners: who fills one leaves room on the others.
+//
+// Its lock is taken before that of parked.
 type gate struct {
 	limits Limits
 	self   int32 // our pid; 0: nobody
@@ -71,6 +73,7 @@ type gate struct {
 	held      map[holdKey]*holding
 	all       int // held, of all uids, on client sockets
 	paces     paces
+	parked    *parked // where connections can be ended for others; nil: nowhere
 }
 
 // processID tells our own connections; tests, whose callers are the same
@@ -162,7 +165,7 @@ func (g *gate) enter(c *conn) bool {
 		s = &slot{}
 	}
 	c.slot = s
-	if !g.admits(c) {
+	if !g.admits(c) && !g.makesRoom(c) {
 		return g.beyondLimits(c)
 	}
 	c.entered = true
@@ -183,6 +186,18 @@ func (g *gate) admits(c *conn) bool {
 		return c.slot.conns < most && (g.clients[c.listener] < g.share || g.beyond() < g.common)
 	}
 	return c.slot.conns < most
+}
+
+// makesRoom ends an idle connection of the client that has most, where c's has
+// fewer: whoever fills the sockets cannot keep out those who hold little. For a
+// moment there is one connection more than the limit.
+func (g *gate) makesRoom(c *conn) bool {
+	if c.class != clients || g.parked == nil || c.slot.conns >= g.limits.ConnectionsPerUID {
+		return false
+	}
+	return g.parked.evict(c.slot.conns+2, func(v *conn) bool {
+		return v.listener == c.listener || g.clients[v.listener] > g.share
+	})
 }
 
 // beyond is how many of the common connections are taken.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"testing"
 	"time"
 
@@ -125,5 +126,103 @@ func TestStrangersAreNotKept(t *testing.T) {
 		if err := c.SetReadDeadline(time.Time{}); err != nil || !c.read.wanted.IsZero() {
 			t.Errorf("class %d: no deadline is one", kind)
 		}
+	}
+}
+
+// TestHeldBeforeLooked: the limits that need no /proc. The admin socket is apart,
+// and our own process is never kept out.
+func TestHeldBeforeLooked(t *testing.T) {
+	f := newFilled(t, Limits{Connections: 20, ConnectionsPerUID: 10})
+	f.g.self = 42
+	hold := func(n int, listener string, uid uint32, pid int32) (in []*conn, over int) {
+		for range n {
+			c := &conn{listener: listener, caller: peer.Caller{UID: uid, PID: pid}}
+			switch ok := f.g.hold(c); {
+			case ok && c.over:
+				over++
+				defer f.g.leave(c)
+			case ok:
+				in = append(in, c)
+			}
+		}
+		return in, over
+	}
+	one, over := hold(200, "public", 1, 7)
+	f.want("one uid", one, 10+strangersPerUID)
+	if over != spare {
+		t.Errorf("%d are told that it is too many, want %d", over, spare)
+	}
+	two, _ := hold(200, "private", 2, 7)
+	f.want("all uids", two, 2*20-26)
+	admin, _ := hold(200, "admin", 1, 7)
+	f.want("the admin socket", admin, 10+strangersPerUID)
+	own, _ := hold(3, "public", 1, 42)
+	f.want("our own", own, 3)
+	for _, c := range append(append(append(one, two...), admin...), own...) {
+		f.g.leave(c)
+	}
+	if len(f.g.held) != 0 || f.g.all != 0 || f.g.over != 0 {
+		t.Error("something is still counted when all have left")
+	}
+}
+
+// TestMostMakesRoom: the one that waits longest, of the client with most, ends for
+// a client with fewer; nobody ends for one with as many, nor for a stranger.
+func TestMostMakesRoom(t *testing.T) {
+	f := newFilled(t, Limits{Connections: 16, ConnectionsPerUID: 16}) // 15 for clients
+	var p parked
+	f.g.parked = &p
+	wait := func(conns []*conn) []*conn {
+		for _, c := range conns {
+			c.UnixConn = pairEnd(t)
+			p.begin(c)
+			p.waiting(c)
+		}
+		return conns
+	}
+	f.g.share, f.g.common = 0, 15
+	most := wait(f.enter(9, "public", 1, clients))
+	fewer := wait(f.enter(6, "public", 2, clients))
+	f.want("a third", f.enter(1, "private", 3, clients), 1)
+	f.want("a stranger", f.enter(1, "public", 4, strangers), 1) // its own part
+	for i, c := range append(most, fewer...) {
+		if ended := c.SetDeadline(time.Time{}) != nil || p.conns[c].IsZero(); ended != (i == 0) {
+			t.Errorf("connection %d ended: %v", i, ended)
+		}
+	}
+	f.g.leave(most[0])
+	f.want("who has most", f.enter(1, "public", 1, clients), 0)
+	f.want("who has nearly as many", f.enter(2, "public", 2, clients), 1)
+}
+
+// pairEnd is one end of a connection whose other end is kept open.
+func pairEnd(t *testing.T) *net.UnixConn {
+	c, _ := connected(t)
+	return c.UnixConn
+}
+
+// TestPace: a burst is free, then it is a number a second, never longer than the
+// most, and each uid has its own.
+func TestPace(t *testing.T) {
+	var g gate
+	now := time.Unix(1000, 0)
+	for i := range paceBurst {
+		if d := g.pace(7, now); d != 0 {
+			t.Fatalf("refusal %d waits %v", i, d)
+		}
+	}
+	if d := g.pace(7, now); d <= 0 || d > time.Second/pacePerSecond {
+		t.Errorf("the next waits %v", d)
+	}
+	for range 10000 {
+		if d := g.pace(7, now); d > paceMost {
+			t.Fatalf("one waits %v", d)
+		}
+	}
+	if d := g.pace(8, now); d != 0 {
+		t.Errorf("another uid waits %v", d)
+	}
+	if d := g.pace(7, now.Add(time.Minute)); d != 0 {
+		t.Errorf("a minute later it waits %v", d)
 	}
 }

@@ -20,7 +20,7 @@ const (
 	// emptyBuffer is the size of net/http's read buffer. A read of as much finds it
 	// empty: nothing of a next request would be lost.
 	emptyBuffer = 4096
-	keepWarm    = time.Second
+	keepWarm    = 200 * time.Millisecond
 )
 
 // errParked is what net/http is told of a connection that is taken back. The
@@ -46,11 +46,9 @@ func (c *conn) readIdle(b []byte) (int, error) {
 // await hands c over once there is something to read, and drops it when nothing
 // comes until then.
 func (s *Server) await(c *conn, until time.Time) {
+	s.parked.waiting(c)
 	err := c.awaitByte(until)
-	if err == nil {
-		err = s.feed.give(c)
-	}
-	if err != nil {
+	if woken := s.parked.woken(c); !woken || err != nil || s.feed.give(c) != nil {
 		s.drop(c)
 	}
 }
@@ -132,8 +130,10 @@ func (f *feed) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 
 // parked are the connections that net/http does not have.
 type parked struct {
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	mu sync.Mutex
+	// conns has the time since when each waits for a byte; zero: not yet, or told
+	// to end.
+	conns map[*conn]time.Time
 	shut  bool
 	wait  sync.WaitGroup
 }
@@ -146,9 +146,9 @@ func (p *parked) begin(c *conn) bool {
 		return false
 	}
 	if p.conns == nil {
-		p.conns = map[*conn]struct{}{}
+		p.conns = map[*conn]time.Time{}
 	}
-	p.conns[c] = struct{}{}
+	p.conns[c] = time.Time{}
 	p.wait.Add(1)
 	return true
 }
@@ -158,6 +158,44 @@ func (p *parked) end(c *conn) {
 	delete(p.conns, c)
 	p.mu.Unlock()
 	p.wait.Done()
+}
+
+// waiting is called when c waits for a byte, all about it being settled.
+func (p *parked) waiting(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns[c] = time.Now()
+}
+
+// woken is called when that is over; false: c was told to end.
+func (p *parked) woken(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ended := p.conns[c].IsZero()
+	p.conns[c] = time.Time{}
+	return !ended
+}
+
+// evict ends the connection that waits the longest among those that a client with
+// more connections than least holds, and that may makes room; false: there is none.
+func (p *parked) evict(least int, may func(*conn) bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var victim *conn
+	for c, since := range p.conns {
+		if since.IsZero() || c.over || c.class != clients || c.slot.conns < least || !may(c) {
+			continue
+		}
+		if victim == nil || c.slot.conns > victim.slot.conns || c.slot == victim.slot && since.Before(p.conns[victim]) {
+			victim = c
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	p.conns[victim] = time.Time{}
+	_ = victim.UnixConn.Close() // whoever waits for it drops it
+	return true
 }
 
 // close ends them all, and waits until they have.

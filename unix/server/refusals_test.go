@@ -52,7 +52,7 @@ func TestAMillionRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.server.Open(Services{Audit: log})
-	const requests, seconds = 1_000_000, 3600
+	const requests, seconds = storm, 3600
 	send, other := f.sender(7, "/v1/nothing"), f.sender(8, "/v1/nothing")
 	for second := range seconds {
 		for range requests / seconds {

@@ -145,6 +145,7 @@ func New(c Config) (*Server, error) {
 	s.defaults()
 	s.policy.Store(c.Policy)
 	s.gate.open(limits, c.Listeners)
+	s.gate.parked = &s.parked
 	s.states.changed = make(chan struct{}, 1)
 	s.feed = newFeed()
 	s.refusals.wake = make(chan struct{}, 1)
