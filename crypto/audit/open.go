@@ -77,7 +77,7 @@ func (c Config) log() (*Log, error) {
 		path: c.Path, instance: c.Instance, rotateSize: c.RotateSize, now: c.Now, logger: c.Logger,
 		publicKey: c.Signer.Public().(ed25519.PublicKey),
 		sign:      func(message []byte) []byte { return ed25519.Sign(c.Signer, message) },
-		subject:   secret.NewMAC(c.SubjectKey),
+		subject:   secret.KeepMAC(c.SubjectKey),
 		syncFile:  syncData,
 		reserve:   reserve{want: c.Reserve},
 		group:     group{broken: make(chan struct{})},

@@ -27,7 +27,7 @@ func (p *program) auditFind() *cli.Command {
 			&cli.StringFlag{Name: "request", Usage: "lines of the request with this `REQUESTID`"},
 			&cli.StringFlag{Name: "since", Usage: "not older than this `TIME`, as 24h or 2026-01-31T15:04:05Z"},
 			&cli.StringFlag{Name: "until", Usage: "not younger than this `TIME`"},
-			&cli.IntFlag{Name: "limit", Value: 1000, Usage: "at most `N` lines, the last ones"},
+			&cli.StringFlag{Name: "limit", Usage: "at most `N` lines, the last ones (default: 1000)"},
 		),
 		prints: true,
 		run: func(c *cli.Context) error {
@@ -57,7 +57,7 @@ func (p *program) auditFind() *cli.Command {
 }
 
 func auditQuery(c *cli.Context) (api.AuditQuery, error) {
-	q := api.AuditQuery{RequestID: c.String("request"), HumanID: c.String("human-id"), ClientUserID: c.String("client-user-id"), Limit: c.Int("limit")}
+	q := api.AuditQuery{RequestID: c.String("request"), HumanID: c.String("human-id"), ClientUserID: c.String("client-user-id"), Limit: api.DefaultAuditLines}
 	given := 0
 	for _, s := range []string{q.RequestID, q.HumanID, q.ClientUserID} {
 		if s != "" {
@@ -69,10 +69,13 @@ func auditQuery(c *cli.Context) (api.AuditQuery, error) {
 		return q, usagef("find needs one of --client-user-id, --human-id and --request")
 	case q.RequestID != "" && !requestID.MatchString(q.RequestID):
 		return q, usagef("%q is no request id: it has 32 hex digits", q.RequestID)
-	case q.Limit < 1 || q.Limit > api.MaxAuditLines:
-		return q, usagef("--limit wants a number from 1 to %d", api.MaxAuditLines)
 	}
 	var err error
+	if text := c.String("limit"); text != "" {
+		if q.Limit, err = strconv.Atoi(text); err != nil || q.Limit < 1 || q.Limit > api.MaxAuditLines {
+			return q, usagef("--limit wants a number from 1 to %d", api.MaxAuditLines)
+		}
+	}
 	if q.Since, err = when(c, "since"); err != nil {
 		return q, err
 	}

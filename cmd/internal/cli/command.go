@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -56,7 +57,7 @@ func (p *program) command(d command) *cli.Command {
 func checkFlags(c *cli.Context) error {
 	for _, at := range c.Lineage() {
 		for _, name := range at.LocalFlagNames() {
-			if at.String(name) == "" {
+			if at.String(name) == "" || slices.Contains(at.StringSlice(name), "") {
 				return usagef("--%s is empty", name)
 			}
 		}

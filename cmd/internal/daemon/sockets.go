@@ -75,8 +75,8 @@ func agrees(l config.Listener, inherited net.Listener) error {
 
 // listens: it is a stream socket, and somebody called listen(2).
 func listens(inherited net.Listener) error {
-	u, ok := inherited.(*net.UnixListener)
-	if !ok {
+	u, ok := inherited.(syscall.Conn)
+	if !ok || inherited.Addr().Network() != "unix" {
 		return errors.New("systemd's socket is no Unix socket of type stream: see ListenStream=")
 	}
 	raw, err := u.SyscallConn()

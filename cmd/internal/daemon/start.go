@@ -282,9 +282,11 @@ func (d *daemon) openAudit(ctx context.Context, keys *keyring.Keyring, first aud
 	if err != nil {
 		return nil, err
 	}
+	subject := keys.Subject()
+	defer subject.Wipe() // the log keeps what it needs of it
 	log, err := audit.Open(ctx, audit.Config{
 		Path: d.cfg.Audit.Path, Instance: d.cfg.Instance, Incarnation: keys.Incarnation(),
-		Signer: keys.Signer(), SubjectKey: keys.Subject(), RotateSize: int64(d.cfg.Audit.RotateSize),
+		Signer: keys.Signer(), SubjectKey: subject, RotateSize: int64(d.cfg.Audit.RotateSize),
 		Reserve: int64(d.cfg.Audit.Reserve), Mirror: mirror,
 		Now: d.Now, Logger: d.log,
 	})
