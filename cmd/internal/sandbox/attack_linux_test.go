@@ -18,7 +18,7 @@ import (
 
 var names = map[syscall.Errno]string{
 	unix.EPERM: "EPERM", unix.EACCES: "EACCES", unix.ENOSYS: "ENOSYS", unix.EXDEV: "EXDEV", unix.EFAULT: "EFAULT",
-	unix.EINVAL: "EINVAL", unix.ECONNREFUSED: "ECONNREFUSED", unix.ENOENT: "ENOENT",
+	unix.EINVAL: "EINVAL", unix.ECONNREFUSED: "ECONNREFUSED", unix.ENOENT: "ENOENT", unix.EIO: "EIO",
 }
 
 func errorsAs(err error, errno *syscall.Errno) bool { return errors.As(err, errno) }
