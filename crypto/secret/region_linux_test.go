@@ -96,3 +96,22 @@ func unlockable(t *testing.T) {
 	}
 	t.Logf("region without a lock: %s", s.Reason)
 }
+
+// TestKeptBytesReachTheKernel: hidden memory is hidden from others, and not from this
+// process's own system calls.
+func TestKeptBytesReachTheKernel(t *testing.T) {
+	kept := newRegion(mapRegion(4096, true)).keep([]byte("marker-kept"))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if _, err := w.Write(kept.Reveal()); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, kept.Len())
+	if _, err := r.Read(got); err != nil || string(got) != "marker-kept" {
+		t.Errorf("read back: %v, or other bytes", err)
+	}
+}

@@ -213,7 +213,7 @@ func TestUnreachable(t *testing.T) {
 }
 
 func TestGivenUp(t *testing.T) {
-	w := newWorld(t, func(w *world) { w.config.GiveUp = 100 * time.Millisecond })
+	w := newWorld(t, func(w *world) { w.config.GiveUp = time.Second })
 	w.sim.Misbehave(humanapitest.Fault{Path: humanapitest.TokensPath, Permanent: true, Status: 500})
 	_, err := w.exchange(w.finish("marker-human", "marker-user"))
 	wantKind(t, err, user.ExchangeUnknown)

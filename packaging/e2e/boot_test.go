@@ -20,11 +20,16 @@ type machine struct {
 }
 
 // TestBoot installs by the README on a real systemd, and then takes Vault away,
-// restarts, kills and reboots.
+// restarts, kills and reboots; measures what the service may do; connects as every
+// kind of caller that systemd and namespaces make; and hands over sockets that are
+// not what the configuration says.
 func TestBoot(t *testing.T) {
 	m := newMachine(t)
 	m.boot("install.sh")
 	m.boot("rebooted.sh")
+	m.boot("hardened.sh")
+	m.boot("callers.sh")
+	m.boot("sockets.sh")
 	m.boot("wrapped.sh")
 	m.boot("wrapped-rebooted.sh")
 }

@@ -49,7 +49,9 @@ type Listener struct {
 // Limits bound what a caller can make the daemon hold.
 type Limits struct {
 	// Connections at once, over all client sockets; 0: 2048. A sixteenth is for
-	// callers without a rule, half of the rest is divided among the listeners.
+	// callers without a rule, half of the rest is divided among the listeners. When
+	// they are used up, an idle one of the client that has most makes room for a
+	// client with fewer. Each takes two descriptors.
 	Connections       int
 	ConnectionsPerUID int           // 0: 512; without a rule at most 16
 	InFlightPerUID    int           // requests; 0: 256

@@ -18,7 +18,7 @@ import (
 
 var names = map[syscall.Errno]string{
 	unix.EPERM: "EPERM", unix.EACCES: "EACCES", unix.ENOSYS: "ENOSYS", unix.EXDEV: "EXDEV", unix.EFAULT: "EFAULT",
-	unix.EINVAL: "EINVAL", unix.ECONNREFUSED: "ECONNREFUSED", unix.ENOENT: "ENOENT",
+	unix.EINVAL: "EINVAL", unix.ECONNREFUSED: "ECONNREFUSED", unix.ENOENT: "ENOENT", unix.EIO: "EIO",
 }
 
 func errorsAs(err error, errno *syscall.Errno) bool { return errors.As(err, errno) }
@@ -286,6 +286,9 @@ func processAttempts() []attempt {
 		{name: "execveat", try: func(args) error { return call(unix.SYS_EXECVEAT, ^uintptr(0), 0, 0) }, want: eperm},
 		{name: "run a program", try: func(args) error { return exec.Command("/bin/true").Run() }, want: noFile},
 		{name: "fork", try: func(args) error { return fork() }, want: eperm},
+		{name: "a thread in a network of its own", try: func(args) error {
+			return call(unix.SYS_CLONE, unix.CLONE_THREAD|unix.CLONE_NEWNET, 0, 0) // without CLONE_SIGHAND: EINVAL
+		}, want: eperm},
 		{name: "clone3", try: func(args) error { return call(unix.SYS_CLONE3, 0, 0, 0) }, want: []string{"ENOSYS"}},
 		{name: "attach to the parent", try: func(a args) error { return unix.PtraceSeize(a.port("parent")) }, want: eperm},
 		{name: "read the parent's memory", try: func(a args) error { return readv(a.port("parent")) }, want: eperm},

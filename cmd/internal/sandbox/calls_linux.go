@@ -43,7 +43,7 @@ func groups(p Profile) []group {
 			"munmap", "madvise", "mlock", "mlock2", "munlock", "msync", "mincore",
 		}},
 		{why: "files: bbolt, the audit log, secret files, /proc of callers", names: []string{
-			"openat", "fstat", "newfstatat", "statx", "getdents64", "fsync", "fdatasync", "ftruncate", "fallocate", "flock",
+			"openat", "fstat", "newfstatat", "fstatat", "statx", "getdents64", "fsync", "fdatasync", "ftruncate", "fallocate", "flock",
 			"readlinkat", "faccessat", "faccessat2", "fstatfs", "statfs", "renameat", "renameat2", "linkat", "unlinkat",
 			"mkdirat", "fchmod", "fchmodat", "copy_file_range", "sendfile", "splice", "getcwd",
 			"open", "stat", "lstat", "rename", "link", "unlink", "mkdir", "rmdir", "chmod", "readlink", "access",

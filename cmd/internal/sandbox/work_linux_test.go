@@ -275,9 +275,9 @@ func threads(args) error {
 			for range 1000 {
 				runtime.Gosched()
 			}
-			runtime.GC()
 		})
 	}
+	runtime.GC()
 	all.Wait()
 	return nil
 }
