@@ -176,3 +176,28 @@ func TestSparedRefusals(t *testing.T) {
 		t.Errorf("the daemon's log does not say once when it began and ended: %s", got)
 	}
 }
+
+// TestBytesOfAll: all uids together have a budget too, and one that has used up its
+// own takes nothing of it.
+func TestBytesOfAll(t *testing.T) {
+	var r refusals
+	now := time.Unix(1000, 0)
+	const size = 1 << 10
+	for range 100 * uidBytes / size {
+		r.pays(noteKey{uid: 1, code: "not_found"}, size, now)
+	}
+	if left := r.all.bytes.TokensAt(now); left != allBytes-uidBytes {
+		t.Fatalf("one uid leaves %v bytes, want %d", left, allBytes-uidBytes)
+	}
+	written := 0
+	for uid := range uint32(100) {
+		for range uidBytes / size {
+			if r.pays(noteKey{uid: uid + 2, code: "not_found"}, size, now) {
+				written += size
+			}
+		}
+	}
+	if written != allBytes-uidBytes || r.pays(noteKey{many: true, code: "not_found"}, size, now) {
+		t.Fatalf("%d bytes of the others, want %d", written, allBytes-uidBytes)
+	}
+}

@@ -63,11 +63,11 @@ func landlockFiles(abi int, err error) error {
 	case errors.Is(err, unix.EPERM):
 		return errors.New("landlock_create_ruleset(2) is not permitted: a filter of the service manager or container forbids it")
 	case errors.Is(err, unix.EOPNOTSUPP):
-		return errors.New("Landlock is in the kernel but not switched on at boot (lsm=)")
+		return errors.New("landlock is in the kernel but not switched on at boot (lsm=)")
 	case err != nil:
 		return fmt.Errorf("the kernel has no Landlock: %w", err)
 	case abi < 2:
-		return fmt.Errorf("Landlock ABI %d is older than 2 (Linux 5.19), which first lets files move between directories", abi)
+		return fmt.Errorf("landlock ABI %d is older than 2 (Linux 5.19), which first lets files move between directories", abi)
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func landlockTCP(abi int, err error) error {
 		return err
 	}
 	if abi < 4 {
-		return fmt.Errorf("Landlock ABI %d is older than 4 (Linux 6.7), which first knows TCP ports", abi)
+		return fmt.Errorf("landlock ABI %d is older than 4 (Linux 6.7), which first knows TCP ports", abi)
 	}
 	return nil
 }
