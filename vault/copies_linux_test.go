@@ -111,6 +111,9 @@ func useOnce(ctx context.Context, c *Client, s *Secrets, todo task) error {
 		return err
 	}
 	given.Text.Wipe()
+	if err := c.Revalidate(ctx); err != nil { // whose answer has the token
+		return err
+	}
 	key, err := c.Unwrap(ctx, todo.Wrapped, todo.Context)
 	if err != nil {
 		return err
@@ -121,7 +124,8 @@ func useOnce(ctx context.Context, c *Client, s *Secrets, todo task) error {
 }
 
 // TestCopies counts copies of every secret in the memory of a process that uses
-// them, as root reads it: there are none outside the locked region.
+// them, as root reads it: outside the locked region there are none, but for what a
+// signal caught in the processor's registers.
 func TestCopies(t *testing.T) {
 	server := vaulttest.Start(t)
 	server.Must("POST", "sys/mounts/transit", map[string]any{"type": "transit"})
@@ -160,7 +164,10 @@ func testCopies(t *testing.T, p *place, version uint16) {
 		"data key in base64": []byte(base64.StdEncoding.EncodeToString(key)),
 		"token":              front.token(t), "secret id": bytes.TrimSpace(secretID),
 	})
-	ceiling := map[bool]int{true: 0, false: 4}[hidden] // four conns and the session hold the token
+	ceiling := 1 // half a copy in the frame of a signal: see overwriteRegisters
+	if !hidden {
+		ceiling += 4 // that the region holds
+	}
 	for what, places := range found {
 		t.Logf("%s: %d copies %v (region hidden: %v)", what, len(places), places, hidden)
 		if len(places) > ceiling {

@@ -229,6 +229,7 @@ func (c *Client) askOnce(ctx context.Context, generation uint64) (alive bool, er
 		r = capabilitiesRequest(lookupPath)
 	}
 	a, err := c.send(ctx, r)
+	defer a.forget() // it has the token
 	switch {
 	case err != nil:
 		return false, err

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +56,31 @@ func (t *traced) wipe() {
 	t.into = nil
 }
 
+// framed is a connection that carries TLS, and gives no read more than the rest of
+// a record's header or of its payload (RFC 8446, section 5.1). So crypto/tls never
+// moves what it has of a payload to a larger buffer, and decrypts it where it was
+// read to.
+type framed struct {
+	net.Conn
+	header [5]byte
+	have   int // of header
+	left   int // of the payload
+}
+
+func (f *framed) Read(b []byte) (int, error) {
+	if f.left > 0 {
+		n, err := f.Conn.Read(b[:min(len(b), f.left)])
+		f.left -= n
+		return n, err
+	}
+	n, err := f.Conn.Read(b[:min(len(b), len(f.header)-f.have)])
+	f.have += copy(f.header[f.have:], b[:n])
+	if f.have == len(f.header) {
+		f.have, f.left = 0, int(binary.BigEndian.Uint16(f.header[3:]))
+	}
+	return n, err
+}
+
 // hop is one request and its answer.
 type hop struct {
 	conn   net.Conn // TLS, or with http the same as below
@@ -73,6 +99,7 @@ func (t *transport) open(ctx context.Context, req *http.Request) (*hop, error) {
 	h.cancel = context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) }) // ends what waits
 	h.conn = h.below
 	if req.URL.Scheme == "https" {
+		h.below.Conn = &framed{Conn: raw}
 		conn := tls.Client(h.below, t.tls)
 		h.conn = conn
 		if err := conn.HandshakeContext(ctx); err != nil {
@@ -189,7 +216,7 @@ func answerHead(r *bufio.Reader, req *http.Request) (*http.Response, error) {
 	return nil, errInterim
 }
 
-// readAll reads up to maxAnswer+1 bytes, size of which are told (-1: none), and
+// readAll reads, in pieces smaller than readBuffer, up to maxAnswer+1 bytes, size of which are told (-1: none), and
 // leaves no other copy of them.
 func readAll(r io.Reader, size int64) ([]byte, error) {
 	if size < 0 {
@@ -200,7 +227,7 @@ func readAll(r io.Reader, size int64) ([]byte, error) {
 		if len(b) == cap(b) {
 			b = grown(b, min(2*cap(b), maxAnswer+1))
 		}
-		n, err := r.Read(b[len(b):cap(b)])
+		n, err := r.Read(b[len(b):min(cap(b), len(b)+readBuffer/2)]) // a larger read would go past the buffer
 		b = b[:len(b)+n]
 		if errors.Is(err, io.EOF) {
 			return b, nil

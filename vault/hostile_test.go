@@ -37,7 +37,7 @@ func newHostile(t *testing.T, answers func(path string) string) *Client {
 	t.Cleanup(func() { _ = l.Close(); all.Wait() })
 	file := filepath.Join(t.TempDir(), "token")
 	writeFile(t, file, pacedToken)
-	c, err := New(Config{Address: "http://" + l.Addr().String(), UnsafePlainHTTP: true, Timeout: 500 * time.Millisecond, Auth: AuthConfig{Method: "token", TokenFile: file}})
+	c, err := New(Config{Address: "http://" + l.Addr().String(), UnsafePlainHTTP: true, Timeout: 2 * time.Second, Auth: AuthConfig{Method: "token", TokenFile: file}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestHostileAnswers(t *testing.T) {
 		"endless head":                   {"HTTP/1.1 200 OK\r\nX: aENDLESS", ErrUnreachable, ""},
 		"large body":                     {ok200(`{"a":"` + strings.Repeat("a", 2<<20) + `"}`), ErrUnreachable, "1 MiB"},
 		"endless body":                   {"HTTP/1.1 200 OK\r\n\r\n ENDLESS", ErrUnreachable, "1 MiB"},
-		"tiny chunks":                    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\n \r\n", 1<<20), ErrUnreachable, "on the wire"},
+		"tiny chunks":                    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1;marker-exten\r\n \r\n", 1<<18), ErrUnreachable, "on the wire"},
 		"slow head":                      {"HTTP/1.1 200 OK\r\nX", ErrUnreachable, "in time"},
 		"slow body":                      {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", ErrUnreachable, "in time"},
 		"silence":                        {"", ErrUnreachable, "in time"},
@@ -156,6 +156,24 @@ func TestHostileAnswers(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 		})
+	}
+}
+
+// TestLargeEntry: an entry of any size up to the limit arrives whole.
+func TestLargeEntry(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, readBuffer - 200, readBuffer, 3 * readBuffer, 100 << 10, maxAnswer - 200} {
+		value := strings.Repeat("m", size)
+		for what, answer := range map[string]string{
+			"told": kv(`{"clientSecret":"`+value+`"}`, `{"version":1}`),
+			"not":  "HTTP/1.1 200 OK\r\n\r\n" + `{"data":{"data":{"clientSecret":"` + value + `"},"metadata":{"version":1}}}`,
+		} {
+			got, err := newHostile(t, func(string) string { return answer }).ReadApp(t.Context(), app)
+			if err != nil || !got.ClientSecret.Equal(text(value)) {
+				t.Errorf("%d bytes, length %s: %v", size, what, err)
+			}
+			got.ClientSecret.Wipe()
+		}
 	}
 }
 

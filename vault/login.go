@@ -165,6 +165,7 @@ func (c *Client) enterWithToken(ctx context.Context, token secret.Text) (session
 	if err != nil {
 		return session{}, fmt.Errorf("log in to vault: %w", err)
 	}
+	defer a.forget() // it has the token
 	if !a.ok() {
 		return session{}, &refusedLogin{how: "with the token of token_file", why: `it is not valid, or its policies lack read on "auth/token/lookup-self"`}
 	}

@@ -144,7 +144,20 @@ func textOf(raw []byte) (secret.Text, bool) {
 	if !ok {
 		return secret.Text{}, false
 	}
+	defer overwriteRegisters(256)
 	return secret.Keep(text), true
+}
+
+// overwriteRegisters copies n zeros as the runtime's memmove does, through the
+// vector registers: those hold what was copied last, and the frame of a signal, as
+// the runtime sends for preemption, keeps it in memory.
+//
+// BUG: that is by the way memmove works on amd64, and a signal may come before.
+//
+//go:noinline
+func overwriteRegisters(n int) {
+	var from, to [256]byte
+	copy(to[:n], from[:n])
 }
 
 // bytesOf makes a Text of a JSON string in base64, and clears it.
@@ -160,6 +173,7 @@ func bytesOf(raw []byte) (secret.Text, bool) {
 	if err != nil {
 		return secret.Text{}, false
 	}
+	defer overwriteRegisters(256)
 	return secret.Keep(b[:n]), true
 }
 
