@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,8 +35,11 @@ func TestSyncsBeforeTheAnswer(t *testing.T) {
 	w.setUpVault()
 	w.write("trace", "", daemonUID, 0o600)
 	// -D: the daemon is our child and strace is not, so that signals reach it.
-	w.start("strace", "-D", "-f", "-yy", "-s", "100", "-o", w.path("trace"),
+	w.start()
+	tracer := exec.Command("strace", "-f", "-p", fmt.Sprint(w.daemon.cmd.Process.Pid), "-yy", "-s", "100", "-o", w.path("trace"),
 		"-e", "trace=fdatasync,fsync,sync,syncfs,sync_file_range,msync,ftruncate,read,write,writev,pwrite64,pwritev,sendto,sendmsg,openat,io_uring_setup")
+	must(t, tracer.Start())
+	t.Cleanup(func() { _ = tracer.Wait() })
 	w.awaitReady()
 	public, private := w.root("public"), w.root("private")
 	human := w.sim.NewHumanID()

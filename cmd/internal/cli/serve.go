@@ -26,6 +26,9 @@ func (p *program) serve() *cli.Command {
 		example: "tokenvault serve --config /etc/tokenvault/tokenvault.toml",
 		run: func(c *cli.Context) error {
 			hardened := sandbox.Harden() // before anything secret is read
+			for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {
+				_ = os.Unsetenv(name) // crypto/x509 would trust what they name: ca_file is the way to say so
+			}
 			cfg, err := p.load(c)
 			if err != nil {
 				return err
