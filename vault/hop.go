@@ -11,6 +11,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -135,8 +137,29 @@ func (h *hop) send(req *http.Request, token *heldToken) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.conn.Write(b)
-	return err
+	for piece := range slices.Chunk(b, sealedWhole) {
+		if _, err := h.conn.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sealedWhole is the size in which requests are written. In TLS 1.3 crypto/tls
+// appends what it is given to a record, and then seals it there, which moves the
+// record and leaves what it was given behind, unless there is room for 17 bytes
+// more. Of this size and with the header of the record that is the case in a buffer
+// that the runtime has just made (485 bytes in 512).
+//
+// BUG: crypto/tls also takes buffers from a pool, of which one of 485 to 501 bytes,
+// from another connection, has no room.
+const sealedWhole = 480
+
+// padding is a header that Vault ignores, by which n bytes fill whole pieces.
+func padding(n int) string {
+	const name, end = "X-Padding: ", "\r\n"
+	n += len(name) + len(end)
+	return name + strings.Repeat("-", (sealedWhole-n%sealedWhole)%sealedWhole) + end
 }
 
 // requestBytes is a request as RFC 9112 writes it. The body is read once, to where
@@ -150,8 +173,13 @@ func requestBytes(req *http.Request, token *heldToken) ([]byte, error) {
 		return nil, err
 	}
 	return token.with(func(token []byte) ([]byte, error) {
-		b := make([]byte, 0, len(head)+len(tokenHeader)+len(token)+len("\r\n\r\n")+int(req.ContentLength))
-		b = append(b, head...)
+		size := len(head) + len("\r\n") + int(req.ContentLength)
+		if len(token) > 0 {
+			size += len(tokenHeader) + len(token) + len("\r\n")
+		}
+		pad := padding(size)
+		b := append(make([]byte, 0, size+len(pad)), head...)
+		b = append(b, pad...)
 		if len(token) > 0 {
 			b = append(append(append(b, tokenHeader...), token...), "\r\n"...)
 		}

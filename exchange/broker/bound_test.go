@@ -73,8 +73,7 @@ func TestExchangesInFlightAreBounded(t *testing.T) {
 }
 
 // A user who comes back does not wait for the slots that others have: what was
-// resumed for that user goes at once, and then the new exchange. Of two in doubt
-// the later one goes, and the earlier one is superseded by it.
+// resumed for that user goes at once, in order, and then the new exchange.
 func TestReturningUserDoesNotWaitForASlot(t *testing.T) {
 	w := newWorld(t, func(w *world) { w.config.Backoff = broker.Backoff{First: time.Minute, Max: time.Minute} })
 	w.sim.Misbehave(humanapitest.Fault{Permanent: true, Status: 500})
@@ -114,8 +113,8 @@ func TestReturningUserDoesNotWaitForASlot(t *testing.T) {
 		}
 		w.wantCurrent(human)
 	}
-	if n := len(w.sim.Requests()) - before; n != 4+2*2 {
-		t.Errorf("%d requests while four slots are taken, want two more for each of two users", n)
+	if n := len(w.sim.Requests()) - before; n != 4+2*3 {
+		t.Errorf("%d requests while four slots are taken, want three more for each of two users", n)
 	}
 	close(hold)
 	w.idle()

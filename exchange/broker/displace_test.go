@@ -154,6 +154,10 @@ func TestBarredHasNoSlot(t *testing.T) {
 	b.slots, b.life, b.stopped = make(chan struct{}, 1), t.Context(), false
 	b.cfg.PerApp = 1
 	early, late := l.runs[0], l.runs[1]
+	if l.bars(early) {
+		t.Error("what only an earlier process has sent bars the one before it")
+	}
+	late.tried = true
 	early.giveUp, late.giveUp = t.Context(), t.Context()
 	if !l.bars(early) || l.bars(late) {
 		t.Fatal("the wrong one is barred")

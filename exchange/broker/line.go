@@ -66,10 +66,11 @@ func (l *line) next() *run {
 // take yet. Sent behind it, r would leave the user with r's tokens at Human API
 // while those of the later arrival are kept. When the later one is stored, r is
 // superseded; when it ends in doubt r goes on, and the store keeps the user's state
-// indeterminate.
+// indeterminate. What was only sent by an earlier process bars nobody: it is resumed
+// in order, and comes after r.
 func (l *line) bars(r *run) bool {
 	return slices.ContainsFunc(l.runs, func(o *run) bool {
-		return o.intent.Arrival > r.intent.Arrival && (o.uncertain || o.phase == holding)
+		return o.intent.Arrival > r.intent.Arrival && (o.uncertain && o.tried || o.phase == holding)
 	})
 }
 

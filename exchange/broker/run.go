@@ -56,6 +56,7 @@ type run struct {
 	// Guarded by Broker.mu:
 	phase     phase
 	uncertain bool // an attempt may have taken effect at Human API
+	tried     bool // this process has sent it
 	slotted   bool // has one of Broker.slots, which a resumed one needs to send
 	counted   bool // in Broker.begun and byRule
 	charged   bool // in Broker.garbage, under claim

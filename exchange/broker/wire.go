@@ -146,7 +146,7 @@ func (b *Broker) dispatch(w *wire) {
 			close(t.ready)
 			continue
 		}
-		t.run.phase = sending
+		t.run.phase, t.run.tried = sending, true
 		t.run.line.wake()
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 const (
 	reliability = "packaging/doc/reliability.md"
+	threats     = "packaging/doc/threat-model.md"
 	faultsIn    = "packaging/e2e" // where the fault table is shown to be true
 )
 
@@ -135,7 +136,7 @@ var (
 
 // What holds a promise is there: "`exchange/broker` TestResume, TestOutcomes" are
 // tests of that package, and a test is never named without its package.
-func TestReliabilityNamesTests(t *testing.T) {
+func TestDocumentsNameTests(t *testing.T) {
 	tr := source(t)
 	there := map[string]bool{}
 	for _, f := range tr.files {
@@ -145,22 +146,29 @@ func TestReliabilityNamesTests(t *testing.T) {
 			}
 		}
 	}
-	named := 0
-	for i, line := range strings.Split(string(readFile(t, tr, reliability)), "\n") {
-		inPackage := 0
-		for _, m := range namedTest.FindAllStringSubmatch(line, -1) {
-			for _, test := range testName.FindAllString(m[2], -1) {
-				if inPackage++; !there[path.Join(m[1], test)] {
-					t.Errorf("%s:%d: %s has no %s", reliability, i+1, m[1], test)
-				}
+	for _, document := range []string{reliability, threats} {
+		named := 0
+		for i, line := range strings.Split(string(readFile(t, tr, document)), "\n") {
+			named += namedIn(t, fmt.Sprintf("%s:%d", document, i+1), line, there)
+		}
+		if named < 50 {
+			t.Errorf("%s names only %d tests", document, named)
+		}
+	}
+}
+
+// namedIn counts the tests that a line names; they must be there.
+func namedIn(t *testing.T, at, line string, there map[string]bool) (n int) {
+	t.Helper()
+	for _, m := range namedTest.FindAllStringSubmatch(line, -1) {
+		for _, test := range testName.FindAllString(m[2], -1) {
+			if n++; !there[path.Join(m[1], test)] {
+				t.Errorf("%s: %s has no %s", at, m[1], test)
 			}
 		}
-		if all := len(testName.FindAllString(line, -1)); all != inPackage {
-			t.Errorf("%s:%d: %d tests are named, and %d of them with their package in front", reliability, i+1, all, inPackage)
-		}
-		named += inPackage
 	}
-	if named < 50 {
-		t.Errorf("%s names only %d tests", reliability, named)
+	if all := len(testName.FindAllString(line, -1)); all != n {
+		t.Errorf("%s: %d tests are named, and %d of them with their package in front", at, all, n)
 	}
+	return n
 }

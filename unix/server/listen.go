@@ -183,7 +183,7 @@ func bind(c ListenConfig, dir string) (_ net.Listener, err error) {
 			_ = l.Close()
 		}
 	}()
-	if err := os.Chown(tmp, c.UID, c.GID); err != nil {
+	if err := give(tmp, c); err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(tmp, c.Mode); err != nil {
@@ -197,6 +197,21 @@ func bind(c ListenConfig, dir string) (_ net.Listener, err error) {
 		return nil, err
 	}
 	return &boundListener{UnixListener: l, path: c.Path, file: info}, nil
+}
+
+// give sets owner and group where they are not yet what they should be: in a
+// directory with the set-group-ID bit a socket is born with the right group, and a
+// service without chown(2) can have it.
+func give(path string, c ListenConfig) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if ok && (c.UID < 0 || int(st.Uid) == c.UID) && (c.GID < 0 || int(st.Gid) == c.GID) {
+		return nil
+	}
+	return os.Chown(path, c.UID, c.GID)
 }
 
 // boundListener knows the name that its socket was given.

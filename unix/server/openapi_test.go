@@ -204,7 +204,7 @@ func TestDocumentHasTheTypes(t *testing.T) {
 		"Tokens": api.Tokens{}, "PublicToken": api.PublicToken{}, "User": api.User{}, "Users": api.Users{}, "AccessToken": api.AccessToken{},
 		"WhoAmI": api.WhoAmI{}, "Right": api.Right{}, "Health": api.Health{}, "Error": api.Error{}, "Status": api.Status{},
 		"VaultStatus": api.VaultStatus{}, "SecretStatus": api.SecretStatus{}, "StoreStatus": api.StoreStatus{}, "ExchangeStatus": api.ExchangeStatus{},
-		"AuditStatus": api.AuditStatus{}, "Listener": api.Listener{}, "SecretCheck": api.SecretCheck{}, "StoreCheck": api.StoreCheck{},
+		"AuditStatus": api.AuditStatus{}, "SandboxPart": api.SandboxPart{}, "KeyMemory": api.KeyMemory{}, "Listener": api.Listener{}, "SecretCheck": api.SecretCheck{}, "StoreCheck": api.StoreCheck{},
 		"Rollback": api.Rollback{}, "Verdict": api.Verdict{}, "Candidates": api.Candidates{},
 		"Explanation": api.Explanation{}, "CallerText": api.CallerText{}, "RuleVerdict": api.RuleVerdict{}, "WhoCan": api.WhoCan{}, "Holder": api.Holder{}, "AuditLines": api.AuditLines{},
 	} {

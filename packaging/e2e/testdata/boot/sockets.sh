@@ -70,7 +70,7 @@ wrong "a name that the configuration has not" "systemd passed" public "FileDescr
 wrong "another path" "systemd's socket is /run/tokenvault/other" public "ListenStream=" "ListenStream=/run/tokenvault/other/api.sock"
 wrong "mode 0666" "mode 0666" private "SocketMode=0666"
 wrong "a smaller mode than configured" "mode 0600" private "SocketMode=0600"
-wrong "another owner" "owner|belongs to user" public "SocketUser=www-data"
+wrong "another owner" "belongs to u(id|ser) 33" public "SocketUser=www-data"
 wrong "another group" "group" private "SocketGroup=www-data"
 wrong "a datagram socket" "datagram|stream" public "ListenStream=" "ListenDatagram=/run/tokenvault/public/api.sock"
 wrong "a packet socket" "packet|stream" public "ListenStream=" "ListenSequentialPacket=/run/tokenvault/public/api.sock"
