@@ -35,7 +35,7 @@ type replayAsk struct {
 	answers                             [2]string
 }
 
-const oneEach = 22 // requests of a caller in a round: all refusals of all have lines of their own
+const oneEach = 16 // requests of a caller in a round: three callers share a uid, which has 50 lines for refusals
 
 func someOf(r *rand.Rand, from ...string) (out []string) {
 	for _, v := range from {
@@ -170,7 +170,7 @@ func TestPolicyDiff(t *testing.T) {
 	settings := strings.Replace(string(text), defaultRules, "", 1)
 	r := rand.New(rand.NewPCG(20, 26))
 	var sum replayTally
-	const rounds = 10
+	const rounds = 14
 	for round := range rounds {
 		old := randomRules(r, 0)
 		next := append(randomRules(r, len(old)), old[len(old)-1-r.IntN(2):]...)
@@ -185,7 +185,7 @@ func TestPolicyDiff(t *testing.T) {
 		w.awaitReady()
 		sum.round(t, w, r, after, round%2 == 1)
 	}
-	if sum.changed < 100 || sum.foretold < sum.changed/2 {
+	if sum.changed < 100 || sum.foretold < sum.changed/3 {
 		t.Errorf("the test is weak: %+v", sum)
 	}
 	t.Logf("figure: policy diff against a replay through two servers, %d pairs of random policies, %d processes in each: %d requests, %d that rules decided; %d answers really changed: %d of them named by policy diff, none that did not; %d among the %d that it says may change, because the log does not have what was asked for",
