@@ -38,6 +38,13 @@ const (
 	Note    = "note"    // what has no caller: aggregates, repairs, starts and stops
 )
 
+// What [Event].AppFrom says; "": the request named App, or is about no app. Whoever
+// replays the log under other rules has to know: they may settle on another app.
+const (
+	FromRights  = "rights"  // the request named none, and App is the only one that its caller has, "" where that is none or several
+	FromNowhere = "nowhere" // the request named an app that is not configured
+)
+
 // Event is one thing that happened. Empty fields are left out of the line. Pid
 // and Contained are written whenever UID is there.
 type Event struct {
@@ -58,6 +65,7 @@ type Event struct {
 	Rule       string
 	Grant      string
 	App        string
+	AppFrom    string // how App came about: "", [FromRights] or [FromNowhere]
 	Route      string // the pattern, never the path
 	Subject    string // from Log.Subject
 	Status     int    // HTTP

@@ -94,6 +94,18 @@ func TestCallersAreReadBack(t *testing.T) {
 	}
 }
 
+// TestAppFrom: how an app came about is read back, and nothing of it stands where
+// the request named it, as in logs of before.
+func TestAppFrom(t *testing.T) {
+	for from, want := range map[string]string{"": `"app":"shop","route"`, FromRights: `"app":"shop","appFrom":"rights","route"`, FromNowhere: `"app":"shop","appFrom":"nowhere","route"`} {
+		b, _ := seal(appendEvent(appendStart(nil, 1, time.Unix(0, 0), Outcome), &Event{App: "shop", AppFrom: from, Route: "r"}), [32]byte{})
+		r, err := parseLine(b)
+		if err != nil || r.event.AppFrom != from || !strings.Contains(string(b), want) {
+			t.Errorf("%q: %v, %s", from, err, b)
+		}
+	}
+}
+
 // TestSize: an estimate that is never too small, and close.
 func TestSize(t *testing.T) {
 	for _, e := range append(callers(), Event{Kind: Note}) {

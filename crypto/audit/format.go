@@ -56,11 +56,12 @@ import (
 // pid and contained are there when uid is:
 //
 //	requestId listener uid gid groups groupsCut pid unit invocation unproven
-//	label contained rule grant app route subject status error outcome count
+//	label contained rule grant app appFrom route subject status error outcome count
 //
 // groups is an array of 1 to 16 numbers; groupsCut, unproven: true or not there;
 // groupsCut only behind 16 groups. (Logs of before groups, groupsCut, invocation,
-// unproven and label were thought of have none of them, and are this format, too.)
+// unproven, label and appFrom were thought of have none of them, and are this format,
+// too.)
 //
 // Two notes are the log's own, written at its start and before anything else:
 //
@@ -131,6 +132,7 @@ func appendEvent(b []byte, e *Event) []byte {
 	b = appendText(b, "rule", e.Rule)
 	b = appendText(b, "grant", e.Grant)
 	b = appendText(b, "app", e.App)
+	b = appendText(b, "appFrom", e.AppFrom)
 	b = appendText(b, "route", e.Route)
 	b = appendText(b, "subject", e.Subject)
 	if e.Status != 0 {

@@ -126,6 +126,7 @@ func (c *cursor) event(e *Event) {
 	e.Rule = c.text("rule")
 	e.Grant = c.text("grant")
 	e.App = c.text("app")
+	e.AppFrom = c.text("appFrom")
 	e.Route = c.text("route")
 	e.Subject = c.text("subject")
 	e.Status = int(c.integer("status", 64))

@@ -227,6 +227,10 @@ func (s *Server) agrees(t *testing.T, p *policy.Policy, q policy.Query, does *wi
 	if e.Allowed && (does.last.Rule != e.Rule || does.last.App != e.App || does.last.Unproven != (q.Caller.Unit != "" && !q.Caller.Proven)) {
 		t.Fatalf("on record is rule %q for app %q, explained %q for %q", does.last.Rule, does.last.App, e.Rule, e.App)
 	}
+	from := map[user.ClientID]string{"": audit.FromRights, "none": audit.FromNowhere}[q.ClientID]
+	if got := does.last.AppFrom; !q.Grant.IsAdmin() && got != "" && got != from || e.Allowed && !q.Grant.IsAdmin() && got != from {
+		t.Fatalf("the app is on record as from %q, want %q\n%+v", got, from, q)
+	}
 	if status == 403 && (!strings.Contains(body, fmt.Sprintf("you are uid %d", q.Caller.UID)) || bytes.Contains([]byte(body), []byte("rule-"))) {
 		t.Fatalf("a denial does not say as what the caller is seen, or names a rule: %s", body)
 	}

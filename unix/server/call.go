@@ -139,6 +139,7 @@ func (s *Server) authorize(q *call) (bool, reply) {
 		}
 	}
 	if q.in.app == "" && q.route.needsApp(q) {
+		q.event.AppFrom = audit.FromRights
 		only, n := q.conn.view.Only(g)
 		switch {
 		case n == 0:
@@ -149,7 +150,9 @@ func (s *Server) authorize(q *call) (bool, reply) {
 		q.in.app = only.ClientID
 	}
 	d := q.conn.view.Decide(q.in.app, g, "")
-	q.event.Rule, q.event.App = d.Rule, d.App
+	if q.event.Rule, q.event.App = d.Rule, d.App; d.App == "" && q.in.app != "" {
+		q.event.AppFrom = audit.FromNowhere
+	}
 	switch {
 	case d.RetryAfter > 0:
 		return false, refuse(api.RateLimited).after(d.RetryAfter)

@@ -89,6 +89,18 @@ func (r *route) needsApp(q *call) bool {
 	return !r.grant.IsAdmin() || r.perApp && !q.in.state.set
 }
 
+// AboutApps says of an endpoint, as the audit log names it, whether it is about one
+// app, which the request names or its caller's rights settle on, or takes the grant
+// for all apps. Neither is true of one that is about none, and of an unknown one.
+func AboutApps(route string) (one, all bool) {
+	for _, r := range routes {
+		if r.name == route {
+			return !r.grant.IsAdmin() && r.grant != "" || r.perApp, r.allApps
+		}
+	}
+	return false, false
+}
+
 // find looks for the endpoint. Paths are compared as they were sent: what is
 // not canonical is not found, never cleaned or redirected.
 func (s *Server) find(q *call) (bool, reply) {

@@ -48,6 +48,7 @@ func status(err error) int {
 	var (
 		usage *usageError
 		check *found
+		no    *deniedByPolicy
 	)
 	switch {
 	case err == nil:
@@ -56,7 +57,7 @@ func status(err error) int {
 		return exitUsage
 	case errors.As(err, &check):
 		return exitFound
-	case errors.Is(err, vault.ErrDenied), errors.Is(err, fs.ErrPermission):
+	case errors.As(err, &no), errors.Is(err, vault.ErrDenied), errors.Is(err, fs.ErrPermission):
 		return exitDenied
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, vault.ErrUnreachable), errors.Is(err, context.DeadlineExceeded):
 		return exitUnavailable

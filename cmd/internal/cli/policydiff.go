@@ -2,56 +2,23 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
+	"io/fs"
+	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
-	"github.com/tokenvault/tokenvault/exchange/user"
-	"github.com/tokenvault/tokenvault/unix/api"
-	"github.com/tokenvault/tokenvault/unix/peer"
-	"github.com/tokenvault/tokenvault/unix/policy"
 	"github.com/urfave/cli/v2"
 )
-
-// policyDiffed is the JSON answer of policy diff.
-type policyDiffed struct {
-	Since    time.Time `json:"since"`
-	Requests int       `json:"requests"` // replayed
-	// Uncounted could not be replayed: repeated refusals stand in the log as counts,
-	// callers with more groups than a line has room for cannot be judged, and
-	// paths at the data API are not recorded.
-	Uncounted int            `json:"uncounted"`
-	Changes   []policyChange `json:"changes"` // empty, never null
-}
-
-// policyChange is about requests that are alike.
-type policyChange struct {
-	Requests  int      `json:"requests"`
-	Listener  string   `json:"listener"`
-	UID       uint32   `json:"uid"`
-	GID       uint32   `json:"gid"`
-	Groups    []uint32 `json:"groups,omitempty"`
-	Unit      string   `json:"unit,omitempty"`
-	Contained bool     `json:"contained"`
-	Unproven  bool     `json:"unproven,omitempty"`
-	Grant     string   `json:"grant"` // "": any; no rule knows the caller
-	App       string   `json:"app,omitempty"`
-	Now       string   `json:"now"`  // "denied", or "allowed by RULE"
-	Then      string   `json:"then"` // with the new rules
-}
 
 func (p *program) policyDiff() *cli.Command {
 	return p.command(command{
 		name: "diff", usage: "say which answers a new configuration would change, by a day of the audit log",
 		text: "Asks no daemon: the rules of the configuration and those of NEW, with the conf.d beside it, decide on\n" +
-			"the requests that the audit log has. Rates are left out of account. Exit 5 when an answer changes.",
+			"the requests that the audit log has. Rates are left out of account. Exit 5 when an answer changes or may.",
 		args: "NEW", min: 1, max: 1,
 		example: "tokenvault policy diff --since 168h /root/tokenvault.toml",
 		flags: []cli.Flag{
@@ -72,14 +39,15 @@ func (p *program) policyDiff() *cli.Command {
 			if err != nil {
 				return err
 			}
+			p.missesDropIns(c)
 			d, err := replay(c.Context, old, next, audit.WalkConfig{Path: cmp.Or(c.String("log"), old.Audit.Path), Since: since})
 			if err != nil {
-				return fmt.Errorf("replay the audit log: %w", err)
+				return diffFailed(err)
 			}
 			if err := p.answer(c, d, func(w io.Writer) { printDiff(w, d) }); err != nil {
 				return err
 			}
-			if len(d.Changes) > 0 {
+			if len(d.Changes)+len(d.Undecided) > 0 {
 				return &found{err: errors.New("answers would change"), printed: true}
 			}
 			return nil
@@ -87,129 +55,65 @@ func (p *program) policyDiff() *cli.Command {
 	})
 }
 
-// replay puts the requests of a log before two policies.
-func replay(ctx context.Context, old, next *config.Config, log audit.WalkConfig) (policyDiffed, error) {
-	d := policyDiffed{Since: log.Since, Changes: []policyChange{}}
-	a, err := newJudge(old)
-	if err != nil {
-		return d, err
+// diffFailed: the log is the daemon's own file.
+func diffFailed(err error) error {
+	err = fmt.Errorf("replay the audit log: %w", err)
+	if errors.Is(err, fs.ErrPermission) {
+		return advise(err, "be root, or the daemon's user, who may read the log")
 	}
-	b, err := newJudge(next)
-	if err != nil {
-		return d, err
-	}
-	changes := map[string]*policyChange{}
-	err = audit.Walk(ctx, log, func(l audit.Line) error {
-		r, ok := replayable(l.Event)
-		if !ok {
-			d.Uncounted += uncounted(l.Event)
-			return nil
-		}
-		d.Requests++
-		if r.Now, r.Then = a.decide(r), b.decide(r); r.Now == r.Then {
-			return nil
-		}
-		key := fmt.Sprint(r)
-		if changes[key] == nil {
-			changes[key] = &r
-		}
-		changes[key].Requests++
-		return nil
-	})
-	for _, key := range slices.Sorted(maps.Keys(changes)) {
-		d.Changes = append(d.Changes, *changes[key])
-	}
-	slices.SortStableFunc(d.Changes, func(x, y policyChange) int { return y.Requests - x.Requests })
-	return d, err
+	return err
 }
 
-// replayable is a request as the rules see it. What everybody may ask has no grant.
-func replayable(e audit.Event) (policyChange, bool) {
-	if e.Kind != audit.Outcome || e.UID == nil || e.GID == nil || e.GroupsCut ||
-		e.Grant == "" && e.Error != string(api.UnknownCaller) || e.Grant == string(api.GrantProxy) {
-		return policyChange{}, false
+// missesDropIns says that NEW, lying elsewhere than the configuration in force, goes
+// without that one's conf.d.
+func (p *program) missesDropIns(c *cli.Context) {
+	dropIns := func(file string) int {
+		found, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "conf.d", "*.toml"))
+		return len(found)
 	}
-	return policyChange{
-		Listener: e.Listener, UID: *e.UID, GID: *e.GID, Groups: e.Groups, Unit: e.Unit, Contained: e.Contained,
-		Unproven: e.Unproven, Grant: e.Grant, App: e.App,
-	}, true
-}
-
-// uncounted is how many requests a line stands for that cannot be replayed.
-func uncounted(e audit.Event) int {
-	switch {
-	case e.Kind == audit.Note && e.Status != 0:
-		return e.Count
-	case e.Kind == audit.Outcome && (e.GroupsCut || e.Grant == string(api.GrantProxy)):
-		return 1
+	old := cmp.Or(flag(c, "config"), p.Env("TOKENVAULT_CONFIG"), config.DefaultPath)
+	next := c.Args().First()
+	if n := dropIns(old); n > 0 && dropIns(next) == 0 {
+		fmt.Fprintf(p.Stderr, "note: %s has no conf.d beside it, %s has one with %s: its apps and rules are missing here\n", printable(next), printable(old), count(n, "file"))
 	}
-	return 0
-}
-
-// judge is one of two policies, with its names of apps.
-type judge struct {
-	policy *policy.Policy
-	apps   map[string]user.ClientID
-}
-
-func newJudge(c *config.Config) (judge, error) {
-	// A clock that runs far ahead at each look keeps every bucket full.
-	now := time.Now()
-	p, err := c.Policy(func() time.Time { now = now.Add(24 * time.Hour); return now })
-	if err != nil {
-		return judge{}, fmt.Errorf("compile the rules: %w", err)
-	}
-	j := judge{policy: p, apps: map[string]user.ClientID{}}
-	for _, a := range c.PolicyApps() {
-		j.apps[a.Name] = a.ClientID
-	}
-	return j, nil
-}
-
-const deniedWord = "denied"
-
-// decide is what the server would do, in words.
-func (j judge) decide(r policyChange) string {
-	v := j.policy.View(peer.Caller{
-		UID: r.UID, GID: r.GID, Groups: r.Groups, Unit: r.Unit, Contained: r.Contained, Proven: !r.Unproven,
-	}, r.Listener)
-	switch {
-	case !v.Known():
-		return deniedWord
-	case r.Grant == "":
-		return "known to a rule"
-	}
-	app, exists := j.apps[r.App]
-	if r.App != "" && !exists {
-		return deniedWord
-	}
-	grant := api.Grant(r.Grant)
-	if r.App == "" && !grant.IsAdmin() { // it named none, or one that does not exist
-		only, n := v.Only(grant)
-		if n != 1 {
-			return deniedWord
-		}
-		app = only.ClientID
-	}
-	d := v.Decide(app, grant, "")
-	if !d.Allowed {
-		return deniedWord
-	}
-	return "allowed by " + d.Rule
 }
 
 func printDiff(w io.Writer, d policyDiffed) {
 	fmt.Fprintf(w, "%s since %s replayed", count(d.Requests, "request"), moment(&d.Since))
-	if d.Uncounted > 0 {
-		fmt.Fprintf(w, "; %s more could not be (repeated refusals, too many groups, proxied paths)", count(d.Uncounted, "request"))
+	if d.Unjudged > 0 {
+		fmt.Fprintf(w, ", %d of them undecided by either configuration (too many groups, proxied paths)", d.Unjudged)
 	}
 	fmt.Fprintln(w)
-	if len(d.Changes) == 0 {
+	printChanges(w, "change", d.Changes)
+	printChanges(w, "may change: the log does not have all that was asked for", d.Undecided)
+	printChanges(w, "stay as they are, by another rule with a rate of its own", d.Moved)
+	if len(d.Changes)+len(d.Undecided) == 0 {
 		fmt.Fprintln(w, "no answer changes")
+	}
+	if len(d.Counted) == 0 {
 		return
 	}
+	fmt.Fprintln(w, "\nNot replayed, because the log only has counts of them; lines of the same caller stand for them:")
+	rows := [][]string{{"REQUESTS", "LISTENER", "USER", "ANSWER"}}
+	for _, c := range d.Counted {
+		who := "many"
+		if c.UID != nil {
+			who = named([]string{fmt.Sprint(*c.UID)}, userName)[0]
+		}
+		rows = append(rows, []string{fmt.Sprint(c.Requests), cmp.Or(c.Listener, "several"), who, cmp.Or(c.Error, "any")})
+	}
+	table(w, rows...)
+}
+
+// printChanges prints a list, unless it is empty.
+func printChanges(w io.Writer, what string, list []policyChange) {
+	if len(list) == 0 {
+		return
+	}
+	n := 0
 	rows := [][]string{{"REQUESTS", "LISTENER", "USER", "GROUPS", "UNIT", "GRANT", "APP", "NOW", "THEN"}}
-	for _, c := range d.Changes {
+	for _, c := range list {
+		n += c.Requests
 		groups := []string{fmt.Sprint(c.GID)}
 		for _, g := range c.Groups {
 			groups = append(groups, fmt.Sprint(g))
@@ -223,5 +127,6 @@ func printDiff(w io.Writer, d policyDiffed) {
 			cmp.Or(c.Grant, "any"), orNone(c.App), c.Now, c.Then,
 		})
 	}
+	fmt.Fprintf(w, "\n%s %s:\n", count(n, "answer"), what)
 	table(w, rows...)
 }

@@ -78,8 +78,7 @@ func (p *program) requested(c *cli.Context, cl *client.Client, id string) (clien
 			continue
 		}
 		if r.Grant == "" {
-			return client.ExplainQuery{}, advise(errors.New("the request was refused before it was looked at: no rule names its caller"),
-				fmt.Sprintf("the caller is uid %d, gid %d, unit %q: a rule with the grant that the app needs will name it", *r.UID, *r.GID, r.Unit))
+			return client.ExplainQuery{}, r.unknown()
 		}
 		return client.ExplainQuery{
 			UID: *r.UID, GID: *r.GID, Groups: r.Groups, Unit: r.Unit, Contained: r.Contained, Unproven: r.Unproven,
@@ -88,6 +87,28 @@ func (p *program) requested(c *cli.Context, cl *client.Client, id string) (clien
 	}
 	return client.ExplainQuery{}, advise(errors.New("the audit log has no line of that request"),
 		"repeated refusals stand in it as counts: let the app try again, and take the new answer's requestId")
+}
+
+// unknown is about a request with no grant on record.
+func (r *recorded) unknown() error {
+	if r.Error != string(api.UnknownCaller) {
+		return fmt.Errorf("the request was answered %d %s, and no rule could change that", r.Status, r.Error)
+	}
+	args := fmt.Sprintf("--user %d --group %d", *r.UID, *r.GID)
+	for _, g := range r.Groups {
+		args += fmt.Sprintf(" --group %d", g)
+	}
+	if r.Unit != "" {
+		args += " --unit " + printable(r.Unit)
+	}
+	if r.Contained {
+		args += " --contained"
+	}
+	if r.Unproven {
+		args += " --unproven"
+	}
+	return advise(errors.New("the request was refused before it was looked at: no rule names its caller"),
+		"say what it is to be allowed: tokenvault policy explain "+args+" --listener "+printable(r.Listener)+" --app APP --grant GRANT")
 }
 
 func printSuggestion(w io.Writer, e api.Explanation) {

@@ -14,7 +14,8 @@ import (
 // report prints an error for a person: what failed, and what to do about it.
 func (p *program) report(err error) {
 	check, isCheck := errors.AsType[*found](err)
-	if !isCheck || !check.printed {
+	_, isVerdict := errors.AsType[*deniedByPolicy](err)
+	if !(isCheck && check.printed) && !isVerdict {
 		fmt.Fprintf(p.Stderr, "tokenvault: %v\n", err)
 	}
 	for _, h := range hints(err) {
