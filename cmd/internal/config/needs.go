@@ -10,7 +10,9 @@ import (
 // Needs is what of the machine the daemon uses by this configuration.
 type Needs struct {
 	// Read are directories: a file that is replaced is another file to the kernel,
-	// so the right to read one is of no use after an editor or a rotation.
+	// so the right to read one is of no use after an editor or a rotation. Of a file
+	// that is a link, the directory that it leads to now is among them: a link that
+	// leads elsewhere later takes a restart.
 	Read []string
 	// Write are the directories in which the daemon makes files, without those of
 	// its sockets, which are in Sockets.
@@ -22,15 +24,19 @@ type Needs struct {
 // Needs lists it, each thing once. Without a proxy the three origins of Human API
 // count.
 func (c *Config) Needs() Needs {
-	n := Needs{Read: []string{c.Dir()}, Write: []string{filepath.Dir(c.Store.Path), filepath.Dir(c.Audit.Path)}}
+	n := Needs{Read: dirsOf(filepath.Join(c.Dir(), filepath.Base(c.where.file))), Write: []string{filepath.Dir(c.Store.Path), filepath.Dir(c.Audit.Path)}}
+	more, _ := dropIns(c.where.file) // Load has read them
+	for _, file := range more {
+		n.Read = append(n.Read, dirsOf(file)...)
+	}
 	for _, f := range c.secretFiles() {
 		if *f.path != "" && c.loginReads(f.key) {
-			n.Read = append(n.Read, filepath.Dir(*f.path))
+			n.Read = append(n.Read, dirsOf(*f.path)...)
 		}
 	}
 	for _, f := range []string{c.Vault.CAFile, c.HumanAPI.CAFile} {
 		if f != "" {
-			n.Read = append(n.Read, filepath.Dir(f))
+			n.Read = append(n.Read, dirsOf(f)...)
 		}
 	}
 	for _, l := range c.Listeners {
@@ -50,6 +56,16 @@ func (c *Config) Needs() Needs {
 	slices.Sort(n.Connect)
 	n.Connect = slices.Compact(n.Connect)
 	return n
+}
+
+// dirsOf are the directory of a file and, where it is a link, the one that it leads
+// to.
+func dirsOf(file string) []string {
+	out := []string{filepath.Dir(file)}
+	if target, err := filepath.EvalSymlinks(file); err == nil && filepath.Dir(target) != out[0] {
+		out = append(out, filepath.Dir(target))
+	}
+	return out
 }
 
 // port is the one of a URL that was checked.
