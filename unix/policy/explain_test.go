@@ -236,6 +236,38 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// TestAnyUnit: without users and groups, what tells no unit from another is everybody,
+// however it is written.
+func TestAnyUnit(t *testing.T) {
+	for glob, everybody := range map[string]bool{
+		"*": true, "*.service": true, "????.scope": true, "*service": true, "*e": true, "*.s*": true, "*pe": true,
+		"[a-z]*": true, "[^_]*": true, "[^@]*.service": true, "*[a-z].scope": true,
+		"shop*": false, "s*": false, "[ab]*.service": false, "*-web.service": false, "shop@*.service": false, "*[0-9].service": false,
+	} {
+		r := web()
+		r.Users, r.Units = nil, []string{glob}
+		_, err := policy.New(policy.Config{Rules: []policy.Rule{r}, Apps: apps})
+		if (err != nil) != everybody {
+			t.Errorf("%q: got %v", glob, err)
+		}
+	}
+}
+
+// TestSessionNotes: the session of a login is everybody's who may log in.
+func TestSessionNotes(t *testing.T) {
+	for glob, want := range map[string]bool{"session-*.scope": true, "s*": true, "session-1.scope": true, "shop*": false, "session-web.service": false} {
+		r := web()
+		r.Units = []string{glob}
+		if got := build(t, r).Notes(); len(got) != 0 {
+			t.Errorf("%q beside a user: got %q", glob, got)
+		}
+		r.Users = nil
+		if got := build(t, r).Notes(); (len(got) == 1) != want {
+			t.Errorf("%q: got %q", glob, got)
+		}
+	}
+}
+
 // FuzzUnit: a glob that is taken can match a unit that processes live in, and
 // matching never fails.
 func FuzzUnit(f *testing.F) {

@@ -87,12 +87,34 @@ func one(part string, c byte) bool {
 	return ok && err == nil
 }
 
-// anyUnit: nothing in it but the kind of a unit tells one from another.
+// anyUnit: nothing in it but the kind of a unit tells one from another ("????.service"),
+// or it matches units of one kind whatever their name begins with ("*service", "*.s*",
+// "[^_]*", "[a-z]*.scope").
 func anyUnit(glob string) bool {
+	bare := glob
 	for _, end := range unitEnds {
-		glob = strings.TrimSuffix(glob, end)
+		bare = strings.TrimSuffix(bare, end)
 	}
-	return strings.Trim(glob, "*?.") == ""
+	return strings.Trim(bare, "*?.") == "" || slices.ContainsFunc(unitEnds, func(end string) bool { return whateverBegins(glob, end) })
+}
+
+// whateverBegins tries names that have no letter in common.
+func whateverBegins(glob, end string) bool {
+	for c := 'a'; c <= 'z'; c++ {
+		if ok, err := path.Match(matchable(glob), strings.Repeat(string(c), 4)+end); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// session reports whether the glob can match the scope of somebody's login, whose
+// number pam_systemd(8) counts.
+func session(glob string) bool {
+	return slices.ContainsFunc([]string{"session-1.scope", "session-23.scope", "session-456.scope", "session-c1.scope", "session-c23.scope"}, func(unit string) bool {
+		ok, err := path.Match(matchable(glob), unit)
+		return ok && err == nil
+	})
 }
 
 // userManager reports whether the glob can match a user@UID.service.
@@ -112,13 +134,17 @@ func userManager(glob string) bool {
 
 // Notes says what is in order, and wider than its author may believe: a rule for a
 // user's own manager is for every program that the user starts in it, under any
-// name, because the units in there are the user's to make.
+// name, because the units in there are the user's to make; and one for a login's
+// session, without users and groups, for whoever logs in.
 func (p *Policy) Notes() []string {
 	var out []string
 	for _, r := range p.rules {
 		for _, glob := range r.globs {
 			if userManager(glob) {
 				out = append(out, fmt.Sprintf("rule %s: unit %q matches a user's own manager as a whole, and so every program that the user starts in it", r.name, glob))
+			}
+			if session(glob) && len(r.users)+len(r.groups) == 0 {
+				out = append(out, fmt.Sprintf("rule %s: unit %q matches sessions, and so whoever logs in: name users or groups too", r.name, glob))
 			}
 		}
 	}

@@ -35,7 +35,7 @@ func (p *program) serve() *cli.Command {
 			}
 			log := daemon.NewLogger(p.Stderr, cfg.Log)
 			for _, note := range cfg.Notes() {
-				log.Warn("a rule has no effect in part", "note", note)
+				log.Warn("a rule may do more or less than it seems to", "note", note)
 			}
 			inherited, err := inherit(log.Warn)
 			if err != nil {
