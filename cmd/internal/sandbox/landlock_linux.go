@@ -89,7 +89,8 @@ func fileRules(p Profile, handled landlock.AccessFSSet) ([]landlock.Rule, error)
 // client and certificate updates put new files in the old ones' places, and a rule for
 // a file would not hold for those. What is secret in /etc its mode keeps from such a
 // daemon, as it does without a sandbox. Root, whom no mode keeps out, reads the files
-// that are there now: it has to be started anew to see new accounts.
+// that are there now: it has to be started anew to see new accounts, or a resolv.conf
+// that was replaced.
 func always() []string {
 	if os.Geteuid() != 0 {
 		return append([]string{"/etc"}, base...)

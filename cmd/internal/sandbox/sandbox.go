@@ -21,6 +21,11 @@
 //     its name later. Whatever is replaced while the daemon runs needs a rule for its
 //     directory: see [Profile].Read.
 //
+//   - A daemon that is root reads of /etc the files that were there when it started.
+//     After a change of the network that replaces /etc/resolv.conf it resolves no name
+//     (Go then asks port 53 of this machine), and after useradd(8) a reload fails:
+//     it has to be started anew. See always.
+//
 //   - Below Linux 6.7 (Landlock ABI 4, Debian 12 has 2) no TCP port is refused.
 //
 //   - Root keeps its capabilities. With CAP_PERFMON a daemon that is root reads other
