@@ -138,17 +138,33 @@ func (c *countedConn) Write(b []byte) (int, error) {
 
 // records knows whether what was read of a connection ends where a TLS record
 // does (RFC 8446 section 5.1: a head of five bytes, of which the last two are
-// the length of what follows). crypto/tls reads ahead, and keeps half a record
-// where nobody can see it.
+// the length of what follows). It gives no read more than the rest of a head, or of
+// what follows one, so that crypto/tls moves nothing that it has to a larger buffer;
+// and it knows what was read into, where crypto/tls decrypts in place.
 type records struct {
 	net.Conn
 	head [5]byte
 	have int // bytes of head
 	left int // bytes of the record behind its head
+	into [][]byte
+}
+
+// wipe clears what was read. What crypto/tls has not handed on of it is lost: the
+// connection is then not whole, or shows more than it should, and is not used again.
+func (r *records) wipe() {
+	for _, b := range r.into {
+		clear(b)
+	}
+	r.into = nil
 }
 
 func (r *records) Read(b []byte) (int, error) {
-	n, err := r.Conn.Read(b)
+	room := r.left
+	if room == 0 {
+		room = len(r.head) - r.have
+	}
+	n, err := r.Conn.Read(b[:min(len(b), room)])
+	r.into = append(r.into, b[:n])
 	for b = b[:n]; len(b) > 0; {
 		if r.left > 0 {
 			m := min(r.left, len(b))

@@ -16,12 +16,10 @@
 // clientSecret included, in buffers that cannot be cleared.
 //
 // The buffers of requests and answers are cleared after use: the request's own, the
-// one that a connection's bytes are read into, and the body's.
+// one that a connection's bytes are read into, the one in which crypto/tls decrypts,
+// and the body's.
 //
-// BUG: not all copies can be. crypto/tls decrypts a record in the buffer that it was
-// received in, which lives as long as the connection (seconds, see maxIdle) and is
-// then left to the garbage collector: one copy of the last answer for each
-// connection, until the memory is used again. What it sends it copies into buffers
+// BUG: not all copies can be. What crypto/tls sends it copies into buffers
 // of its own before it encrypts them there; one that is outgrown meanwhile keeps the
 // request in clear, a few of them in the life of a process. The head of an answer,
 // the ids and the publicToken are Go strings. TestCopiesInMemory counts them.

@@ -75,7 +75,7 @@ func (in *inbound) release() {
 func (l *link) roundTrip(ctx context.Context, request []byte, in *inbound) (sent bool, err error) {
 	stop := deadline(ctx, l.conn)
 	defer func() { in.reusable = stop() && in.reusable }()
-	defer clear(l.held) // either it is all read, or the link is not used again
+	defer l.forget() // either it is all read, or the link is not used again
 	before := l.raw.written.Load()
 	if _, err := l.conn.Write(request); err != nil {
 		return l.raw.written.Load() != before, describe(ctx, "sending failed", err)
@@ -179,15 +179,23 @@ func (l *link) drained() bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) && l.conn.SetReadDeadline(time.Time{}) == nil
 }
 
+// forget clears what has seen an answer.
+func (l *link) forget() {
+	clear(l.held)
+	for _, r := range l.under {
+		r.wipe()
+	}
+}
+
 // abort closes the connection at once; close says goodbye in TLS first.
 func (l *link) abort() {
 	_ = l.raw.Close()
-	clear(l.held)
+	l.forget()
 }
 
 func (l *link) close() {
 	_ = l.conn.Close()
-	clear(l.held)
+	l.forget()
 }
 
 var errHeadTooLarge = errors.New("the head of the answer is too large")
