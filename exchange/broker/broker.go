@@ -179,7 +179,7 @@ type Config struct {
 type Broker struct {
 	cfg  Config
 	log  *slog.Logger
-	salt [32]byte // of the in-memory names of sessions
+	salt secret.MAC // of the in-memory names of sessions
 
 	// life ends when Drain stops waiting: what is on the wire is then cut off.
 	life    context.Context

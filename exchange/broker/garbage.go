@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"time"
@@ -25,18 +24,16 @@ const (
 // uses up nobody else's budget. It is an HMAC under a key of this process.
 type claim [sha256.Size]byte
 
-func (b *Broker) claimOf(in user.Intent) (c claim) {
-	mac := hmac.New(sha256.New, b.salt[:])
+func (b *Broker) claimOf(in user.Intent) claim {
 	fields := []string{string(in.ClientID), string(in.HumanID), in.Rule}
 	if in.ExpectedSet {
 		fields = append(fields, string(in.Expected))
 	}
+	var message []byte
 	for _, f := range fields {
-		mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(f))))
-		mac.Write([]byte(f))
+		message = append(binary.BigEndian.AppendUint64(message, uint64(len(f))), f...)
 	}
-	mac.Sum(c[:0])
-	return c
+	return b.salt.Sum(message)
 }
 
 // garbage is a leaky bucket for each claim that is under way or failed lately: the

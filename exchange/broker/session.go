@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 
@@ -20,18 +19,18 @@ type userName struct {
 	human user.HumanID
 }
 
-func newSalt() (salt [32]byte) {
+func newSalt() secret.MAC {
+	var salt [32]byte
 	_, _ = rand.Read(salt[:]) // never fails (crypto/rand)
-	return salt
+	return secret.NewMAC(secret.New(salt[:]))
 }
 
-func (b *Broker) sessionName(in user.Intent) (name sessionName) {
-	mac := hmac.New(sha256.New, b.salt[:])
+func (b *Broker) sessionName(in user.Intent) sessionName {
 	app := sha256.Sum256([]byte(in.ClientID)) // of fixed length: the two fields cannot run into each other
-	mac.Write(app[:])
-	mac.Write(in.SessionToken.Reveal())
-	mac.Sum(name[:0])
-	return name
+	message := append(make([]byte, 0, len(app)+in.SessionToken.Len()), app[:]...)
+	message = append(message, in.SessionToken.Reveal()...)
+	defer clear(message)
+	return b.salt.Sum(message)
 }
 
 // owned is a copy of a caller's session token: the caller may wipe its own when it
