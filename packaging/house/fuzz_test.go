@@ -33,7 +33,7 @@ var decoders = []struct {
 	{"cmd/internal/restart", "the restart memory", "decode", "FuzzDecode FuzzSlot"},
 	{"unix/policy", "paths and units of rules and callers", "", "FuzzPath FuzzUnit"},
 	{"unix/peer", "/proc/PID/{status,stat,cgroup}", "parseStatus parseStart unitOf", "FuzzStatus FuzzStart FuzzUnitOf"},
-	{"unix/server", "heads, bodies and queries of callers", "parseBody parseQuery parseParams", "FuzzBody FuzzWorkBody FuzzQuery FuzzQuestion FuzzHead FuzzString"},
+	{"unix/server", "heads, bodies and queries of callers", "parseBody parseQuery parseParams withhold", "FuzzBody FuzzWorkBody FuzzWithhold FuzzQuery FuzzQuestion FuzzHead FuzzString"},
 	{"exchange", "Human API's answers", "parse parseRetryAfter parseSeconds", "FuzzParse FuzzEncode FuzzAnswerOnTheWire FuzzRetryAfter"},
 	{"exchange", "addresses and pins", "parsePins", "FuzzPublic FuzzPins"},
 	{"vault", "Vault's answers", "parseApp parseEntry decode decodeMember", "FuzzAnswer FuzzFields FuzzUnquoted FuzzMakesSecretIDs"},

@@ -44,7 +44,7 @@ func (q *call) readBody() ([]byte, bool, reply) {
 	if q.r.ContentLength > limit {
 		return nil, false, refuse(api.TooLarge)
 	}
-	body, err := io.ReadAll(io.LimitReader(q.r.Body, limit+1))
+	body, err := readAll(io.LimitReader(q.r.Body, limit+1), q.r.ContentLength)
 	switch {
 	case err != nil && q.server.cut.Err() != nil:
 		return nil, false, refuse(api.Draining)

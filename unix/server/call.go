@@ -50,7 +50,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		done := q.limitBody()
 		defer done()
 	}
+	defer q.forget()
 	q.write(s.guarded(q))
+}
+
+// forget clears the session token, and what was read of a request behind which
+// nothing more is read. Else the next read does.
+func (q *call) forget() {
+	q.in.session.Wipe()
+	if q.close || q.r.Close || q.conn.pathHost {
+		clear(q.conn.buffer)
+	}
+	q.conn.buffer = nil // it may be another connection's from here on
 }
 
 // newID makes 128 random bits: unique, not secret.

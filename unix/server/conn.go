@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,9 @@ type conn struct {
 	pathHost bool // Host was a path: the answer closes the connection
 	ahead    []byte
 	aheadErr error
+
+	// buffer is net/http's, while that has the connection.
+	buffer []byte
 }
 
 type connKey struct{}
@@ -74,6 +78,9 @@ func (c *conn) is(state http.ConnState) bool { return http.ConnState(c.state.Loa
 // because finding them would take a second HTTP parser, which invites
 // smuggling; the answer therefore closes the connection.
 func (c *conn) Read(b []byte) (int, error) {
+	if len(b) == emptyBuffer {
+		c.buffer = b
+	}
 	if c.is(http.StateIdle) && len(b) == emptyBuffer {
 		return c.readIdle(b)
 	}
@@ -86,6 +93,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	if len(c.ahead) > 0 {
 		n := copy(b, c.ahead)
+		clear(c.ahead[:n])
 		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
 			c.ahead = nil // an idle connection keeps no buffer
 		}
@@ -105,7 +113,9 @@ func (c *conn) readHead() {
 	buf := make([]byte, 0, 1024)
 	for line := 0; len(buf) < limit && c.aheadErr == nil; {
 		if len(buf) == cap(buf) {
+			small := buf
 			buf = append(buf, 0)[:len(buf)]
+			clear(small)
 		}
 		var n int
 		n, c.aheadErr = c.readPart(buf[len(buf):cap(buf)])
@@ -113,7 +123,9 @@ func (c *conn) readHead() {
 		from, to, next := findHost(buf, line)
 		if to > from && buf[from] == '/' {
 			c.pathHost = true
-			buf = append(append(append([]byte(nil), buf[:from]...), "localhost"...), buf[to:]...)
+			named := buf
+			buf = slices.Concat(buf[:from], []byte("localhost"), buf[to:])
+			clear(named)
 		}
 		if line = next; line < 0 {
 			break

@@ -164,6 +164,7 @@ func (q *call) understandBody(query fields) (bool, reply) {
 		return false, rep
 	}
 	defer clear(body)
+	q.in.session = withhold(body)
 	in, f := parseBody(q.r.Header, body, q.route.fields)
 	if f == nil {
 		f = q.take(in, query)
@@ -223,7 +224,9 @@ func (q *call) takeSession(in fields) *fault {
 	if in.clientUserID.set && in.clientUserID.text != "" && !validID(in.clientUserID.text) {
 		return bad("clientUserId is too long, or no plain text")
 	}
-	q.in.session = secret.FromString(in.sessionToken.text)
+	if q.in.session.IsZero() {
+		q.in.session = secret.FromString(in.sessionToken.text)
+	}
 	q.in.bodyUser = in.clientUserID
 	return nil
 }

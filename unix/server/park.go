@@ -29,6 +29,7 @@ var errParked = errors.New("the connection is taken back")
 
 // readIdle waits for the next request, or for the time to take the connection back.
 func (c *conn) readIdle(b []byte) (int, error) {
+	clear(b) // the requests before: nothing in it is wanted any more
 	warm := time.Now().Add(keepWarm)
 	until, park := c.read.limit(warm)
 	if err := c.read.begin(c.UnixConn); err != nil {
