@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/tls"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -9,7 +11,9 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +28,9 @@ type vaultFront struct {
 	pass    http.Handler
 	instead atomic.Pointer[http.HandlerFunc] // answers; nil: the real server does
 	shown   atomic.Pointer[tls.Certificate]  // with TLS: what it presents
+
+	mu    sync.Mutex
+	given []string // the tokens that it was seen to give, by login
 }
 
 // newFront makes the daemon go through it. With certificate it speaks TLS.
@@ -33,6 +40,7 @@ func newFront(w *world, certificate *vaulttest.TLS) *vaultFront {
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	f := &vaultFront{pass: proxy}
+	proxy.ModifyResponse = f.look
 	f.server = httptest.NewUnstartedServer(f)
 	f.server.Config.ErrorLog = proxy.ErrorLog // refused handshakes
 	w.t.Cleanup(f.server.Close)
@@ -40,8 +48,7 @@ func newFront(w *world, certificate *vaulttest.TLS) *vaultFront {
 		f.server.Start()
 	} else {
 		f.present(w.t, *certificate)
-		f.server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.shown.Load(), nil }}
-		f.server.StartTLS()
+		f.startTLS()
 		ca, err := os.ReadFile(certificate.CAFile)
 		must(w.t, err)
 		w.write("ca.pem", string(ca), 0, 0o644)
@@ -49,6 +56,45 @@ func newFront(w *world, certificate *vaulttest.TLS) *vaultFront {
 	}
 	w.edit(`address = "`+w.vault.Addr+`"`, `address = "`+f.server.URL+`"`)
 	return f
+}
+
+func (f *vaultFront) startTLS() {
+	f.server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.shown.Load(), nil }}
+	f.server.StartTLS()
+}
+
+// look notes what a login gives.
+func (f *vaultFront) look(resp *http.Response) error {
+	if !strings.HasSuffix(resp.Request.URL.Path, "/login") {
+		return nil
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	var answer struct {
+		Auth struct {
+			Token string `json:"client_token"`
+		}
+	}
+	if json.Unmarshal(body, &answer) == nil && answer.Auth.Token != "" {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.given = append(f.given, answer.Auth.Token)
+	}
+	return nil
+}
+
+// tokens are those that logins gave.
+func (f *vaultFront) tokens(t testing.TB) []string {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.given) == 0 {
+		t.Fatal("no login was seen")
+	}
+	return slices.Clone(f.given)
 }
 
 // present shows this certificate on every new connection, and ends the others.
