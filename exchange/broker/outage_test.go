@@ -46,8 +46,9 @@ func TestOutageCostsMilliseconds(t *testing.T) {
 		t.Errorf("the status of an outage is %+v", s)
 	}
 	intents, asked := len(w.intents()), w.asked()
+	start := time.Now()
 	var took []time.Duration
-	for start := time.Now(); time.Since(start) < 300*time.Millisecond; {
+	for time.Since(start) < 300*time.Millisecond {
 		before := time.Now()
 		_, err := w.exchange(w.finish("marker-late", ""))
 		took = append(took, time.Since(before))
@@ -56,8 +57,10 @@ func TestOutageCostsMilliseconds(t *testing.T) {
 			t.Fatal("the refusal does not say when to come back")
 		}
 	}
-	if n := len(w.intents()); n != intents || w.asked() != asked {
-		t.Errorf("%d intents and %d requests more while the breaker is open", n-intents, w.asked()-asked)
+	// One attempt each time that it cools down, which is at least half a second.
+	more, most := w.asked()-asked, int(time.Since(start)/(500*time.Millisecond))
+	if n := len(w.intents()); n != intents || more > most {
+		t.Errorf("%d intents and %d requests more (at most %d) while the breaker is open", n-intents, more, most)
 	}
 	before := time.Now()
 	_, err = w.b.PublicToken(context.Background(), app, "marker-late", "request-p")
@@ -70,7 +73,7 @@ func TestOutageCostsMilliseconds(t *testing.T) {
 	if !r.Replayed {
 		t.Error("what is finished is not answered during an outage")
 	}
-	w.until("one attempt", func() bool { return w.asked() == asked+1 })
+	w.until("one attempt", func() bool { return w.asked() > asked })
 	w.sim.ClearFaults()
 	for _, c := range begun {
 		wantKind(t, (<-c).err, "")
@@ -81,8 +84,8 @@ func TestOutageCostsMilliseconds(t *testing.T) {
 		t.Errorf("after the outage the breaker is %s", s.Breaker)
 	}
 	slices.Sort(took)
-	t.Logf("figure: an outage of Human API: %d new exchanges refused, median %s, p99 %s; requests meanwhile: 0, then 1 at a time",
-		len(took), took[len(took)/2], took[len(took)*99/100])
+	t.Logf("figure: an outage of Human API: %d new exchanges refused, median %s, p99 %s; requests meanwhile: %d, then 1 at a time",
+		len(took), took[len(took)/2], took[len(took)*99/100], more)
 }
 
 // Nothing was sent and the outage does not end: unsent, with nothing left.
