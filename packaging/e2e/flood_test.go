@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -97,6 +98,15 @@ type flood struct {
 	w      *world
 	binary string
 	uid    uint32
+	askers []*os.Process
+}
+
+// signal stops those who ask, or lets them go on.
+func (c *flood) signal(s os.Signal) {
+	c.w.t.Helper()
+	for _, p := range c.askers {
+		must(c.w.t, p.Signal(s))
+	}
 }
 
 func newFlood(t *testing.T, w *world) *flood {
@@ -122,6 +132,9 @@ func (c *flood) play(role string, n int, listener string) {
 	out, err := cmd.StdoutPipe()
 	must(c.w.t, err)
 	must(c.w.t, cmd.Start())
+	if role == "ask" {
+		c.askers = append(c.askers, cmd.Process)
+	}
 	c.w.t.Cleanup(func() { _ = in.Close(); _, _ = io.Copy(io.Discard, out); _ = cmd.Wait() })
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		c.w.t.Fatalf("one of the crowd (%s %d) does not start: %v", role, n, err)
@@ -247,14 +260,19 @@ func TestFlood(t *testing.T) {
 		c.play("ask", 1, "public")
 	}
 	flooded := round()
-	for more := 0; more < 2 && slices.Min(flooded) > 2*slices.Min(quiet); more++ { // somebody else had the machine
+	for more := 0; more < 3 && slices.Min(flooded) > 2*slices.Min(quiet); more++ { // somebody else had the machine: as many of both again
+		c.signal(syscall.SIGSTOP)
+		quiet = append(quiet, round()...)
+		c.signal(syscall.SIGCONT)
 		flooded = append(flooded, round()...)
 	}
 	held := w.held()
 	now, most := w.memory()
 	ratio := slices.Min(flooded).Seconds() / slices.Min(quiet).Seconds()
-	t.Logf("figure: flood, default limits: p99 quiet %v, with %d idle connections %v, with %d callers over their limit too %v: the best of each %.2f times; %d connections held; resident %.1f MB before, %.1f MB with the idle, %.1f MB in the flood, %.1f MB at most",
-		quiet, idle, withIdle, floodAskers, flooded, ratio, held, mb(before), mb(idleMemory), mb(now), mb(most))
+	slices.Sort(quiet)
+	slices.Sort(flooded)
+	t.Logf("figure: flood, default limits: p99 of rounds quiet %v, with %d idle connections %v, with %d callers over their limit too %v: the best of each %.2f times, the medians %.2f times; %d connections held; resident %.1f MB before, %.1f MB with the idle, %.1f MB in the flood, %.1f MB at most",
+		quiet, idle, withIdle, floodAskers, flooded, ratio, flooded[len(flooded)/2].Seconds()/quiet[len(quiet)/2].Seconds(), held, mb(before), mb(idleMemory), mb(now), mb(most))
 	if held < idle+floodAskers {
 		t.Errorf("%d connections are left of %d", held, idle+floodAskers)
 	}
