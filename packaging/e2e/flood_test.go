@@ -161,8 +161,8 @@ func behave(t *testing.T, w *world, path string) time.Duration {
 	return took[len(took)*99/100]
 }
 
-// memory is what the daemon has, and had at most, in bytes (proc_pid_status(5)).
-func (w *world) memory() (now, most int) {
+// resident is what the daemon has in memory, and had at most, in bytes (proc_pid_status(5)).
+func (w *world) resident() (now, most int) {
 	w.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.daemon.cmd.Process.Pid))
 	must(w.t, err)
@@ -242,7 +242,7 @@ func TestFlood(t *testing.T) {
 		return all
 	}
 	quiet := round()
-	before, _ := w.memory()
+	before, _ := w.resident()
 	c := newFlood(t, w)
 	idle := 0
 	for _, i := range floodIdle {
@@ -254,7 +254,7 @@ func TestFlood(t *testing.T) {
 	if idle != 2000 || w.held() < idle {
 		t.Fatalf("%d idle connections, the daemon has %d", idle, w.held())
 	}
-	idleMemory, _ := w.memory()
+	idleMemory, _ := w.resident()
 	withIdle := round()
 	for range floodAskers {
 		c.play("ask", 1, "public")
@@ -267,7 +267,7 @@ func TestFlood(t *testing.T) {
 		flooded = append(flooded, round()...)
 	}
 	held := w.held()
-	now, most := w.memory()
+	now, most := w.resident()
 	ratio := slices.Min(flooded).Seconds() / slices.Min(quiet).Seconds()
 	slices.Sort(quiet)
 	slices.Sort(flooded)

@@ -22,12 +22,16 @@ func (w *world) as(uid uint32, listener string) rootCaller {
 	return rootCaller{w.t, &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 128}}}
 }
 
-func dialAs(ctx context.Context, path string, uid uint32) (c net.Conn, err error) {
+// dialAs connects as that user with these groups, by default those of both sockets
+// for apps.
+func dialAs(ctx context.Context, path string, uid uint32, groups ...uint32) (c net.Conn, err error) {
+	if len(groups) == 0 {
+		groups = []uint32{publicGID, privateGID}
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		groups := []uint32{publicGID, privateGID}
 		id := uintptr(uid)
 		// syscall.Setgroups and its like change every thread.
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0); errno != 0 {
