@@ -108,7 +108,8 @@ func (q *call) users() reply {
 			list = append(list, p)
 		}
 	}
-	if err != nil && user.KindOf(err) != user.UnknownUser {
+	q.missed = user.KindOf(err) == user.UnknownUser
+	if err != nil && !q.missed {
 		return q.fail(err)
 	}
 	b := newBuffer()

@@ -64,6 +64,7 @@ func newWilling(t *testing.T) (*Server, *willing) {
 	s.cut, s.cutOff = context.WithCancel(t.Context())
 	s.limits, _ = Limits{}.withDefaults()
 	s.gate.open(s.limits, []Listener{{Name: "public"}, {Name: "private"}})
+	s.ledger.open(s.limits.AuditPerUID)
 	s.defaults()
 	s.refusals.wake = make(chan struct{}, 1)
 	s.Open(Services{Broker: does, Users: does, Audit: does})

@@ -27,7 +27,9 @@ type call struct {
 	event    audit.Event
 	acted    bool // from here on the outcome says what was done
 	recorded bool
-	close    bool // the answer closes the connection
+	missed   bool     // the user that it looked for is not there
+	account  *account // that pays for its lines; nil: there are none
+	close    bool     // the answer closes the connection
 	// streaming: the head is sent, and some of the body may be.
 	streaming bool
 }
@@ -109,6 +111,9 @@ func (s *Server) handle(q *call) reply {
 	}
 	if ok {
 		ok, refused = s.authorize(q) // may they: one rule, alone, and the ceiling
+	}
+	if ok {
+		ok, refused = s.afford(q) // has its user left room on record
 	}
 	if ok {
 		ok, refused = s.attempt(q) // on record before anything is done
@@ -193,6 +198,7 @@ func (s *Server) attempt(q *call) (bool, reply) {
 			return q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)
 		}
 	}
+	q.account.pay(&e)
 	if err := write(e); err != nil {
 		s.log.Error("audit log does not take an attempt", "request_id", q.id[0], "error", err)
 		return false, refuse(api.AuditUnavailable)
@@ -208,13 +214,16 @@ func (s *Server) outcome(q *call, rep reply) reply {
 		return rep
 	}
 	free := !q.acted || q.route.free
-	if q.services == nil || free && !s.refusals.lined(&q.event, s.now()) {
+	if q.services == nil || free && !s.refusals.lined(&q.event, s.now()) || s.onlyCounted(q) {
 		s.refusals.count(q, rep)
 		return rep
 	}
 	q.name()
 	e := q.event
 	e.Kind, e.Status, e.Error, e.Refusal = audit.Outcome, rep.status, string(rep.code), free
+	if !free {
+		q.account.pay(&e)
+	}
 	var err error
 	if q.acted && s.durable[string(q.route.grant)] {
 		err = q.services.Audit.WriteDurable(context.WithoutCancel(q.r.Context()), e)

@@ -130,6 +130,7 @@ func (q *call) fail(err error) reply {
 	if !ok || e.Kind != user.Draining && !slices.Contains(q.route.fails, e.Kind) {
 		c = api.Internal
 	}
+	q.missed = c == api.UnknownUser
 	if c.Status() >= 500 {
 		q.server.log.Warn("request failed", "request_id", q.id[0], "route", q.event.Route, "code", string(c), "error", err)
 	}

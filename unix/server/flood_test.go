@@ -69,6 +69,7 @@ func newFlooded(t *testing.T) *flooded {
 	f.server.cut, f.server.cutOff = context.WithCancel(t.Context())
 	f.server.limits, _ = Limits{}.withDefaults()
 	f.server.gate.open(f.server.limits, []Listener{{Name: "public"}})
+	f.server.ledger.open(f.server.limits.AuditPerUID)
 	f.server.defaults()
 	f.server.policy.Store(p)
 	f.server.refusals.wake = make(chan struct{}, 1)
@@ -174,6 +175,10 @@ func TestRateLimitedIsAggregated(t *testing.T) {
 type noUsers struct{ Users }
 
 func (noUsers) Public(context.Context, user.ClientID, user.HumanID) (user.Public, error) {
+	return user.Public{}, user.Fail(user.UnknownUser, "nobody")
+}
+
+func (noUsers) ByClientUserID(context.Context, user.ClientID, user.ClientUserID) (user.Public, error) {
 	return user.Public{}, user.Fail(user.UnknownUser, "nobody")
 }
 

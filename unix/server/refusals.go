@@ -136,7 +136,7 @@ func (r *refusals) budget(uid uint32) *budget {
 // count adds an answer to the next note.
 func (r *refusals) count(q *call, rep reply) {
 	key := noteKey{status: rep.status, code: string(rep.code), starting: q.services == nil}
-	if rep.code == "" || q.acted && q.route.attempt {
+	if rep.code == "" || q.acted {
 		key.route, key.outcome = q.route.name, q.event.Outcome
 	}
 	r.note(key, q)

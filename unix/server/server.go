@@ -57,6 +57,7 @@ type Limits struct {
 	InFlightPerUID    int           // requests; 0: 256
 	Body              int64         // bytes of a request's body; 0: 64 KiB
 	Header            int           // bytes of a request's head; 0: 16 KiB
+	AuditPerUID       int64         // bytes a second of the audit log's lines about granted requests; 0: 1 MiB, and 64 times as much at once
 	HeaderTimeout     time.Duration // for a whole head; 0: 5 s
 	BodyTimeout       time.Duration // for a whole body; 0: 10 s
 }
@@ -107,6 +108,7 @@ type Server struct {
 
 	gate     gate
 	refusals refusals
+	ledger   ledger
 	states   states
 	feed     *feed
 	parked   parked
@@ -148,6 +150,7 @@ func New(c Config) (*Server, error) {
 	s.policy.Store(c.Policy)
 	s.gate.open(limits, c.Listeners)
 	s.gate.parked = &s.parked
+	s.ledger.open(limits.AuditPerUID)
 	s.states.changed = make(chan struct{}, 1)
 	s.feed = newFeed()
 	s.refusals.wake = make(chan struct{}, 1)
@@ -180,7 +183,7 @@ func (l Limits) withDefaults() (Limits, error) {
 			return l, errors.New("a limit is negative")
 		}
 	}
-	if l.Body < 0 || l.HeaderTimeout < 0 || l.BodyTimeout < 0 {
+	if l.Body < 0 || l.AuditPerUID < 0 || l.HeaderTimeout < 0 || l.BodyTimeout < 0 {
 		return l, errors.New("a limit is negative")
 	}
 	l.Connections = orDefault(l.Connections, 2048)
@@ -188,6 +191,7 @@ func (l Limits) withDefaults() (Limits, error) {
 	l.InFlightPerUID = orDefault(l.InFlightPerUID, 256)
 	l.Body = orDefault(l.Body, 64<<10)
 	l.Header = orDefault(l.Header, 16<<10)
+	l.AuditPerUID = orDefault(l.AuditPerUID, 1<<20)
 	l.HeaderTimeout = orDefault(l.HeaderTimeout, 5*time.Second)
 	l.BodyTimeout = orDefault(l.BodyTimeout, 10*time.Second)
 	return l, nil

@@ -205,6 +205,7 @@ func (k *checker) limits() {
 			k.bad("limits."+n.key, "wants a number from 1 to %d", 1<<20)
 		}
 	}
+	k.between("limits.audit_per_uid", l.AuditPerUID, 64*KiB, 1024*MiB)
 	k.between("limits.body", l.Body, KiB, 4*MiB)
 	k.between("limits.header", l.Header, KiB, MiB)
 	k.positive("limits.header_timeout", l.HeaderTimeout)

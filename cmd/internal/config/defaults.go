@@ -41,7 +41,7 @@ func defaults() *Config {
 		},
 		Limits: Limits{
 			Connections: 2048, ConnectionsPerUID: 512, InFlightPerUID: 256,
-			Body: 64 * KiB, Header: 16 * KiB,
+			AuditPerUID: MiB, Body: 64 * KiB, Header: 16 * KiB,
 			HeaderTimeout: Duration(5 * time.Second), BodyTimeout: Duration(10 * time.Second),
 		},
 		Log:     Log{Level: "info", Format: "auto"},

@@ -64,6 +64,11 @@ func (l Listener) Grants() []api.Grant { return grants(l.Ceiling) }
 // them: it only takes away.
 var idle = []api.Grant{api.GrantConnectSession, api.GrantConnectID, api.GrantWebhook, api.GrantProxy, api.GrantForget, api.GrantMetrics}
 
+// served: it gives an app something that this version has an endpoint for.
+func (r Rule) served() bool {
+	return slices.ContainsFunc(r.Grants, func(g string) bool { return !api.Grant(g).IsAdmin() && !slices.Contains(idle, api.Grant(g)) })
+}
+
 // Notes says what is in order and does not do what its author may believe.
 func (c *Config) Notes() []string {
 	var out []string
@@ -72,6 +77,9 @@ func (c *Config) Notes() []string {
 			if slices.Contains(idle, api.Grant(g)) {
 				out = append(out, fmt.Sprintf("rule %s: grant %s does nothing in this version", r.Name, g))
 			}
+		}
+		if r.Rate.PerSecond == 0 && r.served() {
+			out = append(out, fmt.Sprintf("rule %s: it has no rate, so that only limits.audit_per_uid bounds how often its callers ask", r.Name))
 		}
 	}
 	if p, err := c.Policy(nil); err == nil {

@@ -258,6 +258,12 @@ type Limits struct {
 	ConnectionsPerUID int `toml:"connections_per_uid"`
 	// Requests at once of one uid.
 	InFlightPerUID int `toml:"in_flight_per_uid"`
+	// Size. Of the audit log, a second and uid, for granted requests, and 64 times as
+	// much at once; from 64KiB to 1GiB. A lookup's line takes some 470 bytes, an
+	// exchange's two 1000: the default is 2,200 lookups a second, behind 142,000 at
+	// any speed. Beyond it requests are refused (429, Retry-After) before anything is
+	// done. It is what one uid alone can fill the disk with: 3.6 GiB an hour.
+	AuditPerUID Size `toml:"audit_per_uid"`
 	// Size. Of a request's body.
 	Body Size `toml:"body"`
 	// Size. Of a request's head.

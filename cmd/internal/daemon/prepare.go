@@ -128,7 +128,7 @@ func (d *daemon) listen() error {
 		Listeners: listeners, Policy: rules, Health: d.publicHealth, Version: d.Version, Admin: admin{d},
 		Limits: server.Limits{
 			Connections: l.Connections, ConnectionsPerUID: l.ConnectionsPerUID, InFlightPerUID: l.InFlightPerUID,
-			Body: int64(l.Body), Header: int(l.Header),
+			AuditPerUID: int64(l.AuditPerUID), Body: int64(l.Body), Header: int(l.Header),
 			HeaderTimeout: l.HeaderTimeout.Std(), BodyTimeout: l.BodyTimeout.Std(),
 		},
 		DrainTimeout: d.cfg.DrainTimeout.Std(), Apps: d.cfg.PolicyApps(),
