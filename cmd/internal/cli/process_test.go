@@ -51,6 +51,7 @@ name = "web"
 users = [33]
 apps = ["shop"]
 grants = ["exchange"]
+rate = { per_second = 200 }
 [vault]
 address = "https://vault.internal:8200"
 `

@@ -194,6 +194,9 @@ path = "@DIR@/store.db"
 [audit]
 path = "@DIR@/audit.log"
 
+[limits]
+audit_per_uid = "1GiB" # whoever tries out how fast it is
+
 [log]
 level = "warn"
 `
