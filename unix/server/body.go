@@ -25,7 +25,7 @@ const drainLimit = 4 << 20
 // of draining is a deadline too, until done is called.
 func (q *call) limitBody() (done func() bool) {
 	_ = q.conn.SetReadDeadline(time.Now().Add(q.server.limits.BodyTimeout))
-	return context.AfterFunc(q.server.cut, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
+	return context.AfterFunc(q.server.cut, func() { _ = q.conn.read.want(q.conn.UnixConn, time.Unix(1, 0)) })
 }
 
 // finishBody reads what is left of a body before the answer.

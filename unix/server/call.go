@@ -41,6 +41,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
+	c.answering = true
 	q := &call{server: s, w: w, r: r, conn: c, services: s.services.Load()}
 	q.id[0] = newID()
 	q.event = audit.Event{

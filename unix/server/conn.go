@@ -32,13 +32,17 @@ type conn struct {
 	entered  bool  // counted in its class
 	over     bool  // beyond a limit: answered with 429 and closed
 	limited  bool  // the answer being written says 429
-	once     sync.Once
+	// answering: a handler of ours has the request. net/http alone writes to a
+	// connection, so that what is written else is a refusal of its own.
+	answering bool
+	once      sync.Once
 
 	read  readDeadline
 	write time.Time // the deadline that is set; net/http writes one by one
 
 	state   atomic.Int32 // http.ConnState, also while net/http does not have it
 	begun   bool         // some of a head is read
+	idle    bool         // net/http has set the deadline for the next request to begin
 	parking atomic.Bool  // net/http was told that it ended, and it did not
 
 	// The first head, read here to look at its Host; nil once handed on.
@@ -81,7 +85,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	if len(b) == emptyBuffer {
 		c.buffer = b
 	}
-	if c.is(http.StateIdle) && len(b) == emptyBuffer {
+	if c.is(http.StateIdle) && !c.begun && len(b) == emptyBuffer && len(c.ahead) == 0 && c.aheadErr == nil {
 		return c.readIdle(b)
 	}
 	if err := c.read.begin(c.UnixConn); err != nil {

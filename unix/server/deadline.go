@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -15,6 +16,9 @@ const (
 
 // Write bounds each write.
 func (c *conn) Write(b []byte) (int, error) {
+	if !c.answering {
+		c.refusedUnseen(b)
+	}
 	if c.limited {
 		c.waitTurn()
 	}
@@ -33,9 +37,15 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
 // SetReadDeadline is in force for the read under way and for later ones. A
 // caller without a rule is never waited for longer than strangerIdle.
+//
+// Behind an answer net/http sets one for the next request to begin, and another when
+// it has four bytes of it, whatever it has read ahead (net/http server.go, conn.serve).
 func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.class == strangers && time.Until(t) > strangerIdle {
 		t = time.Now().Add(strangerIdle)
+	}
+	if c.is(http.StateIdle) {
+		c.begun, c.idle = c.begun || c.idle, true
 	}
 	return c.read.want(c.UnixConn, t)
 }

@@ -2,7 +2,9 @@ package server
 
 import (
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -25,7 +27,7 @@ func connected(t *testing.T) (c *conn, caller net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = caller.Close(), raw.Close() })
-	return &conn{UnixConn: raw.(*net.UnixConn), headDone: true}, caller
+	return &conn{UnixConn: raw.(*net.UnixConn), headDone: true, answering: true}, caller
 }
 
 func TestReadDeadline(t *testing.T) {
@@ -107,5 +109,23 @@ func TestWriteDeadline(t *testing.T) {
 	}
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a caller that does not read: %v", err)
+	}
+}
+
+// TestReadAhead: what came with the first head is handed on, whatever state the
+// connection is in, before anything is waited for.
+func TestReadAhead(t *testing.T) {
+	c, _ := connected(t)
+	c.state.Store(int32(http.StateIdle))
+	c.ahead = []byte("GET")
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, emptyBuffer)); n != 3 || err != nil || c.ahead != nil {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	c.aheadErr = io.ErrUnexpectedEOF
+	if _, err := c.Read(make([]byte, emptyBuffer)); err != io.ErrUnexpectedEOF {
+		t.Fatalf("the error behind it: %v", err)
 	}
 }

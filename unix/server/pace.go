@@ -70,6 +70,14 @@ func (c *conn) readPart(b []byte) (int, error) {
 	if c.slot == nil || c.is(http.StateActive) {
 		return c.UnixConn.Read(b)
 	}
+	n, err := c.readHeadPart(b)
+	if err != nil {
+		c.overdue(err)
+	}
+	return n, err
+}
+
+func (c *conn) readHeadPart(b []byte) (int, error) {
 	if !c.begun {
 		n, err := c.UnixConn.Read(b)
 		c.begun = n > 0

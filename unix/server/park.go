@@ -220,6 +220,9 @@ func (s *Server) hook(nc net.Conn, to http.ConnState) {
 	if to != http.StateNew {
 		c.begun = false // what follows an answer is another head, and a body none
 	}
+	if to == http.StateIdle {
+		c.answering, c.idle = false, false
+	}
 	if to != http.StateClosed || !c.parking.Load() {
 		s.states.move(c, to)
 		return

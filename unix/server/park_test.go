@@ -158,3 +158,36 @@ func TestOverLimitTakesTurns(t *testing.T) {
 		t.Errorf("afterwards: got %d in %v", a.status, time.Since(start))
 	}
 }
+
+// TestHeadInPieces: net/http calls a connection idle until it has a whole head. One
+// that comes behind an answer is never taken back in the middle, wherever it stops:
+// what followed would be taken for another request.
+func TestHeadInPieces(t *testing.T) {
+	head := request("GET", "/v1/health", "", "X: y")
+	for name, pieces := range map[string][3]string{
+		"ends with a line":           {head, head[:strings.Index(head, "X")], "X: y\r\n\r\n"},
+		"ends with a line, one sent": {head + head[:strings.Index(head, "X")], "", "X: y\r\n\r\n"},
+		"ends in a line":             {head, head[:10], head[10:]},
+		"ends after a byte":          {head, head[:1], head[1:]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := startBare(t, nil)
+			b.open()
+			conn := dial(t, b.socket)
+			in := bufio.NewReader(conn)
+			_, _ = io.WriteString(conn, pieces[0])
+			read(t, in, "GET")
+			_, _ = io.WriteString(conn, pieces[1])
+			_ = conn.SetReadDeadline(time.Now().Add(3 * server.KeepWarm))
+			if _, err := in.Peek(1); err == nil {
+				t.Fatal("half a head is answered")
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_, _ = io.WriteString(conn, pieces[2])
+			if a := read(t, in, "GET"); a.status != 503 { // which is what health says here
+				t.Fatalf("got %d", a.status)
+			}
+		})
+	}
+}

@@ -51,6 +51,7 @@ type noteKey struct {
 	route    string // of a success, and of what was done
 	outcome  string // of what an administrator did
 	starting bool   // before the audit log was open
+	unseen   bool   // by any handler: net/http refused it
 	// unrecorded: public reads, whatever their answers, that the audit log did not
 	// take.
 	unrecorded bool
@@ -276,6 +277,10 @@ func (k noteKey) note(c counted) audit.Event {
 		e.Outcome = "unrecorded"
 	case k.starting && k.outcome != "":
 		e.Outcome = "starting, " + k.outcome
+	case k.starting && k.unseen:
+		e.Outcome = "starting, " + notHTTP
+	case k.unseen:
+		e.Outcome = notHTTP
 	case k.starting:
 		e.Outcome = "starting"
 	}
