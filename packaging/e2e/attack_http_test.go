@@ -174,14 +174,11 @@ func short(answers []refused) string {
 	return strings.Join(out, ", ")
 }
 
-// recordedAs looks every answer of a handler up in the log.
+// recordedAs looks every answer up in the log, also those that no handler gave.
 func recordedAs(t *testing.T, on records, a attackRow, answers []refused) string {
 	t.Helper()
 	var out []string
 	for _, r := range answers {
-		if r.requestID == "" {
-			continue
-		}
 		where := on.take(r)
 		if where == "" {
 			t.Errorf("%s: %s: %d %s is on no record", a.group, a.attempt, r.status, r.code)
@@ -191,7 +188,7 @@ func recordedAs(t *testing.T, on records, a attackRow, answers []refused) string
 		}
 	}
 	if len(out) == 0 {
-		return notHTTP
+		return nowhere
 	}
 	return strings.Join(out, ", ")
 }

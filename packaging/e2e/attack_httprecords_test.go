@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 )
 
-// notHTTP is on record of what net/http, or the kernel, refuses before any handler
-// of ours has seen it.
-const notHTTP = "not HTTP"
+// nowhere is on record of what the kernel refuses.
+const nowhere = "no connection"
 
 // refused is one answer that has to be on record.
 type refused struct {
