@@ -224,6 +224,9 @@ func (q *call) takeSession(in fields) *fault {
 	if in.clientUserID.set && in.clientUserID.text != "" && !validID(in.clientUserID.text) {
 		return bad("clientUserId is too long, or no plain text")
 	}
+	if in.clientUserID.set && q.in.expectedSet && in.clientUserID.text != string(q.in.expected) {
+		return &fault{api.UserMismatch, "the clientUserId of the body is not the one that the header " + api.HeaderClientUserID + " names: the session was not used; check who is logged in"}
+	}
 	if q.in.session.IsZero() {
 		q.in.session = secret.FromString(in.sessionToken.text)
 	}

@@ -232,6 +232,32 @@ func TestClientUserHeader(t *testing.T) {
 	raw(t, s.Public, request("GET", "/v1/users/"+string(o.HumanID), "", h+"a")).wantCode(t, api.BadRequest)
 }
 
+// TestBodyAgainstHeader: who is logged in says one user and the browser another: the
+// session is not used up.
+func TestBodyAgainstHeader(t *testing.T) {
+	s := clienttest.Start(t, clienttest.Config{})
+	const id, h = "alice@example.com", api.HeaderClientUserID + ": "
+	o := s.NewSession(id)
+	post := func(claim, header string) answer {
+		body := fmt.Sprintf(`{"humanId":%q,"sessionToken":%q,"clientUserId":%q}`, o.HumanID, o.SessionToken.Reveal(), claim)
+		return raw(t, s.Public, request("POST", "/v1/connect/tokens", body, header))
+	}
+	for claim, header := range map[string]string{"mallory": id, id: "mallory", "": id, "ALICE@example.com": id, id + " ": id} {
+		a := post(claim, h+header)
+		if a.wantCode(t, api.UserMismatch); !strings.Contains(a.err.Message, "was not used") {
+			t.Errorf("the refusal does not say that nothing is lost: %s", a.err.Message)
+		}
+	}
+	form := url.Values{"humanId": {string(o.HumanID)}, "sessionToken": {string(o.SessionToken.Reveal())}, "clientUserId": {"mallory"}}.Encode()
+	raw(t, s.Public, request("POST", "/v1/connect/tokens", form, h+id, formType)).wantCode(t, api.UserMismatch)
+	if n := s.HumanAPI.Uses(string(o.SessionToken.Reveal())); n != 0 {
+		t.Errorf("Human API was asked %d times", n)
+	}
+	if a := post(id, h+id); a.status != 200 {
+		t.Errorf("the same session by who may use it: %d %s", a.status, a.err.Code)
+	}
+}
+
 // TestDenialsNameWhom: an audit line tells who was asked for, as soon as that is
 // known, and however the request ended.
 func TestDenialsNameWhom(t *testing.T) {
