@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,29 @@ func (s *Server) accept(l Listener) error {
 	}
 }
 
+// sayEvery is how often the daemon's log has of one thing that a caller can cause
+// at will.
+const sayEvery = 10 * time.Second
+
+// seldom counts what is not said.
+type seldom struct {
+	mu     sync.Mutex
+	said   time.Time
+	unsaid int
+}
+
+// may reports whether to say it now, and how often it was not said before.
+func (l *seldom) may(now time.Time) (unsaid int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if passed := now.Sub(l.said); passed >= 0 && passed < sayEvery {
+		l.unsaid++
+		return 0, false
+	}
+	unsaid, l.unsaid, l.said = l.unsaid, 0, now
+	return unsaid, true
+}
+
 func scarce(err error) bool {
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
@@ -59,7 +83,9 @@ func (s *Server) accepted(listener string, raw net.Conn) {
 	process, err := s.peers.Hold(u)
 	if err != nil {
 		_ = raw.Close()
-		s.log.Warn("caller cannot be identified", "listener", listener, "error", err)
+		if before, ok := s.unheld.may(s.now()); ok {
+			s.log.Warn("caller cannot be identified", "listener", listener, "error", err, "unsaid", before)
+		}
 		return
 	}
 	c := &conn{UnixConn: u, server: s, listener: listener, process: process, caller: process.Caller()}

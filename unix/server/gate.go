@@ -10,8 +10,9 @@ import (
 
 const (
 	// spare is how many connections beyond the limits are kept open, in total, to
-	// be told so. Beyond those a connection is closed without a word.
-	spare = 64
+	// be told so, and of one uid. Beyond those a connection is closed without a word.
+	spare       = 64
+	sparePerUID = spare / 4
 	// Callers without a rule have this part of all connections to themselves, and
 	// can take no other: enough for whoami and health.
 	strangersPart   = 16
@@ -69,6 +70,7 @@ type gate struct {
 	strangers int
 	clients   map[string]int // by listener
 	over      int
+	overBy    map[uint32]int // by uid
 	slots     map[slotKey]*slot
 	held      map[holdKey]*holding
 	all       int // held, of all uids, on client sockets
@@ -82,7 +84,7 @@ var processID = os.Getpid
 
 func (g *gate) open(limits Limits, listeners []Listener) {
 	g.limits, g.self = limits, int32(processID())
-	g.clients, g.slots, g.held = map[string]int{}, map[slotKey]*slot{}, map[holdKey]*holding{}
+	g.clients, g.slots, g.held, g.overBy = map[string]int{}, map[slotKey]*slot{}, map[holdKey]*holding{}, map[uint32]int{}
 	for _, l := range listeners {
 		if l.Name != policy.AdminListener {
 			g.clients[l.Name] = 0
@@ -136,11 +138,13 @@ func (g *gate) hold(c *conn) bool {
 
 // beyondLimits keeps some to be told so.
 func (g *gate) beyondLimits(c *conn) bool {
-	if g.over >= spare {
+	uid := c.caller.UID
+	if g.over >= spare || g.overBy[uid] >= sparePerUID {
 		return false
 	}
 	c.over = true
 	g.over++
+	g.overBy[uid]++
 	return true
 }
 
@@ -226,6 +230,9 @@ func (g *gate) leave(c *conn) {
 	}
 	if c.over {
 		g.over--
+		if g.overBy[c.caller.UID]--; g.overBy[c.caller.UID] == 0 {
+			delete(g.overBy, c.caller.UID)
+		}
 	}
 	if !c.entered {
 		return

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -134,13 +135,14 @@ func TestStrangersAreNotKept(t *testing.T) {
 func TestHeldBeforeLooked(t *testing.T) {
 	f := newFilled(t, Limits{Connections: 20, ConnectionsPerUID: 10})
 	f.g.self = 42
+	var told []*conn
 	hold := func(n int, listener string, uid uint32, pid int32) (in []*conn, over int) {
 		for range n {
 			c := &conn{listener: listener, caller: peer.Caller{UID: uid, PID: pid}}
 			switch ok := f.g.hold(c); {
 			case ok && c.over:
 				over++
-				defer f.g.leave(c)
+				told = append(told, c)
 			case ok:
 				in = append(in, c)
 			}
@@ -149,19 +151,28 @@ func TestHeldBeforeLooked(t *testing.T) {
 	}
 	one, over := hold(200, "public", 1, 7)
 	f.want("one uid", one, 10+strangersPerUID)
-	if over != spare {
-		t.Errorf("%d are told that it is too many, want %d", over, spare)
+	if over != sparePerUID {
+		t.Errorf("%d are told that it is too many, want %d", over, sparePerUID)
 	}
-	two, _ := hold(200, "private", 2, 7)
+	two, over := hold(200, "private", 2, 7)
 	f.want("all uids", two, 2*20-26)
+	if over != sparePerUID {
+		t.Errorf("%d of another uid are told that it is too many, want %d", over, sparePerUID)
+	}
+	_, over = hold(200, "private", 3, 7)
+	_, more := hold(200, "private", 4, 7)
+	_, none := hold(200, "private", 5, 7)
+	if over+more != spare-2*sparePerUID || none != 0 {
+		t.Errorf("%d, %d and %d of others are told, and all have %d places", over, more, none, spare)
+	}
 	admin, _ := hold(200, "admin", 1, 7)
 	f.want("the admin socket", admin, 10+strangersPerUID)
 	own, _ := hold(3, "public", 1, 42)
 	f.want("our own", own, 3)
-	for _, c := range append(append(append(one, two...), admin...), own...) {
+	for _, c := range slices.Concat(one, two, admin, own, told) {
 		f.g.leave(c)
 	}
-	if len(f.g.held) != 0 || f.g.all != 0 || f.g.over != 0 {
+	if len(f.g.held) != 0 || f.g.all != 0 || f.g.over != 0 || len(f.g.overBy) != 0 {
 		t.Error("something is still counted when all have left")
 	}
 }

@@ -105,6 +105,7 @@ type Server struct {
 	backingUp sync.Mutex
 	lookups   unrecorded
 	accounts  accounts
+	unheld    seldom // callers that could not be identified
 
 	gate     gate
 	refusals refusals
