@@ -6,9 +6,10 @@
 // is untrusted until it is small, well-formed and complete. It never logs a
 // body, a header, a query or an id, never answers with a cause, and never gives
 // an answer that the audit log could not take, with four exceptions: health is
-// not recorded. Refusals before anything was done, and whoami, are counted beyond
-// a budget, and the counts written every few seconds: those of the last seconds
-// are lost with the process. So is it while the daemon starts, when there is no
+// not recorded. Refusals before anything was done, whoami, and lookups of users that
+// are not there are counted beyond a budget, what net/http itself refuses always, and
+// the counts written every few seconds: those of the last seconds are lost with the
+// process. So is it while the daemon starts, when there is no
 // audit log yet: refusals, whoami, the daemon's status, and what administrators
 // may do then (reload, accept a store) are counted in memory and written when the
 // log opens; when it never does, only the daemon's log has them. Last, the operator may

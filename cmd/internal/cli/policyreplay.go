@@ -206,7 +206,8 @@ func decidedByRules(e *audit.Event) bool {
 	case api.NotGranted, api.ClientIDRequired:
 		return true
 	}
-	return e.Rule != "" || e.Kind == audit.Note && (e.Error == string(api.RateLimited) || e.Outcome == "unrecorded")
+	lookup, _ := server.AboutApps(e.Route) // of users that are not there
+	return e.Rule != "" || e.Kind == audit.Note && (e.Error == string(api.RateLimited) || e.Outcome == "unrecorded" || lookup)
 }
 
 // judge is one of two policies.
