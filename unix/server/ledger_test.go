@@ -97,6 +97,32 @@ func (c *lookedUp) Public(_ context.Context, _ user.ClientID, h user.HumanID) (u
 	return user.Public{HumanID: h}, nil
 }
 
+// TestAttemptsPay: what is done upstream, or shows a token, has two lines.
+func TestAttemptsPay(t *testing.T) {
+	s, _ := newWilling(t)
+	app := policy.App{Name: "shop", ClientID: "id"}
+	p, err := policy.New(policy.Config{
+		Apps: []policy.App{app}, Ceilings: map[string][]api.Grant{"private": {api.GrantLookup, api.GrantPublicToken}},
+		Rules: []policy.Rule{{Name: "app", Users: []uint32{7}, Apps: []policy.App{app}, Grants: []api.Grant{api.GrantLookup, api.GrantPublicToken}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetPolicy(p)
+	cost := map[api.Grant]float64{}
+	for _, g := range []api.Grant{api.GrantLookup, api.GrantPublicToken} {
+		s.ledger.open(1 << 20)
+		if code, _ := s.send(policy.Query{Caller: peer.Caller{UID: 7}, Listener: "private", ClientID: "id", Grant: g}); code != 200 {
+			t.Fatalf("%s: got %d", g, code)
+		}
+		cost[g] = 64<<20 - s.ledger.of[holdKey{uid: 7}].bytes
+	}
+	t.Logf("a lookup costs %v bytes, a publicToken %v", cost[api.GrantLookup], cost[api.GrantPublicToken])
+	if cost[api.GrantLookup] < 300 || cost[api.GrantPublicToken] < 1.8*cost[api.GrantLookup] {
+		t.Errorf("%v", cost)
+	}
+}
+
 // TestLookupsOfNobodyAreCounted: beyond a burst, however the user is named, and only
 // where there is none.
 func TestLookupsOfNobodyAreCounted(t *testing.T) {
