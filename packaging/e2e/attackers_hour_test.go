@@ -57,7 +57,10 @@ type attack struct {
 // the victim's own finish events, by another rule and by the same, come through,
 // and so do everybody else's.
 func TestAttackersHour(t *testing.T) {
-	w := newWorld(t, options{rules: attackRules, mode: humanapitest.OneTime, level: "warn"})
+	w := newWorld(t, options{
+		rules: attackRules, mode: humanapitest.OneTime, level: "warn",
+		settings: "[limits]\naudit_per_uid = \"16MiB\"\n", // one uid is all the bystanders there are
+	})
 	a := &attack{t: t, w: w, victim: w.sim.NewHumanID()}
 	w.sim.Misbehave(humanapitest.Fault{Permanent: true, HumanID: a.victim, Delay: upstreamTakes})
 	before := a.bystanders(func() { time.Sleep(2 * time.Second) }) // what it is like without
