@@ -140,7 +140,7 @@ func TestSecretFileOwners(t *testing.T) {
 		{us + 1, group, 0o440, true, false},
 		{us, group, 0o600 | os.ModeDevice, false, false},
 	} {
-		err := judge(fileInfo{mode: c.mode, stat: syscall.Stat_t{Uid: c.uid, Gid: c.gid}}, c.credential)
+		err := judge(fileInfo{mode: c.mode, stat: syscall.Stat_t{Uid: c.uid, Gid: c.gid}}, c.credential, nil)
 		if (err == nil) != c.ok {
 			t.Errorf("%+v: %v", c, err)
 		}

@@ -6,9 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/store"
@@ -142,6 +144,24 @@ func ReadAnchor(ctx context.Context, c Config) (vault.Anchor, error) {
 		return vault.Anchor{}, fmt.Errorf("read the rollback anchor: %w", err)
 	}
 	return a, nil
+}
+
+// Behind says what of the store and the audit log on this machine is older than an
+// anchor, or not what it names; found false is that Vault has none. It reads the
+// files only, while no daemon runs: boltstore.ErrHeld else.
+func Behind(ctx context.Context, c *config.Config, a vault.Anchor, found bool) (reasons []string, err error) {
+	var here stand
+	if _, err := os.Stat(c.Store.Path); !errors.Is(err, fs.ErrNotExist) {
+		driver, err := boltstore.Open(ctx, boltstore.Config{Path: c.Store.Path, ReadOnly: true})
+		if err != nil {
+			return nil, storeError(c.Store.Path, err)
+		}
+		defer func() { err = errors.Join(err, driver.Close()) }()
+		if here, err = standOf(ctx, driver); err != nil {
+			return nil, err
+		}
+	}
+	return here.behind(a, found, func(p audit.Position) (bool, error) { return audit.Holds(ctx, c.Audit.Path, p) })
 }
 
 // AuditOf is what an anchor says of the audit log: a line that the log must have,
