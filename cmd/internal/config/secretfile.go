@@ -82,3 +82,14 @@ func (c *Config) VaultConfig() vault.Config {
 		},
 	}
 }
+
+// Credentials are the files that the login at Vault reads.
+func (c *Config) Credentials() []string {
+	var out []string
+	for _, f := range c.secretFiles() {
+		if *f.path != "" && c.loginReads(f.key) {
+			out = append(out, *f.path)
+		}
+	}
+	return out
+}
