@@ -180,10 +180,13 @@ func (e *exam) newest() (path string) {
 func (e *exam) daemon(context.Context) Finding {
 	s := e.status
 	if s == nil {
-		if e.stopped() {
+		switch {
+		case e.stopped():
 			return warn("systemctl start --no-block tokenvault", "it does not run")
+		case errors.Is(e.statusErr, fs.ErrPermission), client.CodeOf(e.statusErr) == api.NotGranted, client.CodeOf(e.statusErr) == api.UnknownCaller:
+			return unknown("%v: be root", e.statusErr)
 		}
-		return unknown("%v", e.statusErr)
+		return bad(restart, "it does not answer: %v", e.statusErr)
 	}
 	said := false
 	for _, state := range e.states {

@@ -80,8 +80,8 @@ func (e *exam) files(context.Context) Finding {
 	for _, path := range e.cfg.Credentials() {
 		t.add(e.secretFile(path))
 	}
-	t.add(e.directory(filepath.Dir(e.cfg.Store.Path), 0o077, "StateDirectory"))
-	t.add(e.directory(filepath.Dir(e.cfg.Audit.Path), 0o022, "LogsDirectory"))
+	t.add(e.directory(filepath.Dir(e.cfg.Store.Path), 0o077, "/var/lib/"+e.unit.last("Service", "StateDirectory")))
+	t.add(e.directory(filepath.Dir(e.cfg.Audit.Path), 0o022, "/var/log/"+e.unit.last("Service", "LogsDirectory")))
 	t.add(e.file(e.cfg.Store.Path, 0o077))
 	t.add(e.file(e.cfg.Audit.Path, 0o027))
 	return t.worst(good("credentials, store and audit log are %s's, and nobody else's", e.userName))
@@ -142,11 +142,12 @@ func (e *exam) reads(path string) bool {
 	return e.user.UID == 0 || st.Uid == e.user.UID && mode&0o400 != 0 || st.Gid == e.user.GID && mode&0o040 != 0
 }
 
-// directory judges one that the daemon writes in.
-func (e *exam) directory(dir string, closed os.FileMode, setting string) Finding {
+// directory judges one that the daemon writes in; systemd makes the one that is
+// bySystemd.
+func (e *exam) directory(dir string, closed os.FileMode, bySystemd string) Finding {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if e.unit.last("Service", setting) != "" {
-			return Finding{} // systemd makes it
+		if dir == bySystemd {
+			return Finding{}
 		}
 		return bad(fmt.Sprintf("install -d -m 0700 -o %s %s", e.userName, dir), "%s is not there", dir)
 	}
