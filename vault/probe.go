@@ -15,7 +15,7 @@ type Contact struct {
 	// is as configured; with plain HTTP the same. Serves: and it is a Vault in service.
 	Dialled, Secured, Serves bool
 	Encrypted                bool
-	Expires                  time.Time     // when the certificate does; zero without TLS
+	Since, Until             time.Time     // of the certificate; zero without TLS
 	Clock                    time.Time     // Vault's, to the second; zero: not told
 	Took                     time.Duration // of the answer that told it
 }
@@ -80,7 +80,8 @@ func (t *transport) meet(ctx context.Context, c Config, seen *Contact) error {
 		if err := conn.HandshakeContext(ctx); err != nil {
 			return err
 		}
-		seen.Encrypted, seen.Expires = true, conn.ConnectionState().PeerCertificates[0].NotAfter
+		shown := conn.ConnectionState().PeerCertificates[0]
+		seen.Encrypted, seen.Since, seen.Until = true, shown.NotBefore, shown.NotAfter
 	}
 	seen.Secured = true
 	return nil

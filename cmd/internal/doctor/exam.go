@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -73,8 +72,8 @@ func (e *exam) end() {
 	_ = e.client.Logout(ctx) // else it ends by itself
 }
 
-// whose finds out as whom the daemon runs: what the unit says, else whose the
-// store's directory is, else this process.
+// whose finds out as whom the daemon runs: what the unit says, else whose most of the
+// daemon's directories are (root's are systemd's), else this process.
 func (e *exam) whose() {
 	e.user = vault.Reader{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	if name := e.unit.last("Service", "User"); name != "" {
@@ -83,14 +82,30 @@ func (e *exam) whose() {
 		}
 		e.userName = name
 	} else if e.cfg != nil {
-		if st, err := owner(filepath.Dir(e.cfg.Store.Path)); err == nil {
-			e.user = vault.Reader{UID: st.Uid, GID: st.Gid}
-		}
+		e.user = commonest(e.cfg.Needs(), e.user)
 	}
 	e.userName = cmp.Or(e.userName, e.accounts.nameOf(e.user.UID), strconv.Itoa(int(e.user.UID)))
 	if e.cfg != nil {
 		e.cfg.ReadFor(e.user)
 	}
+}
+
+// commonest is who owns most of the directories; fallback when only root does.
+func commonest(n config.Needs, fallback vault.Reader) vault.Reader {
+	counts, first := map[uint32]int{}, map[uint32]vault.Reader{}
+	for _, dir := range append(n.Write, n.Sockets...) {
+		st, err := owner(dir)
+		if err != nil || st.Uid == 0 {
+			continue
+		}
+		if counts[st.Uid]++; counts[st.Uid] == 1 { // a socket's directory may have its own group
+			first[st.Uid] = vault.Reader{UID: st.Uid, GID: st.Gid}
+		}
+		if counts[st.Uid] > counts[fallback.UID] {
+			fallback = first[st.Uid]
+		}
+	}
+	return fallback
 }
 
 func owner(path string) (*syscall.Stat_t, error) {

@@ -251,7 +251,7 @@ func (e *exam) sockets(ctx context.Context) Finding {
 	}
 	switch {
 	case missing > 0 && e.status != nil:
-		t.add(bad("systemctl restart tokenvault", "the daemon runs, and %d of its sockets are gone", missing))
+		t.add(bad("systemctl restart tokenvault", "the daemon runs, and %s it listens on is not there any more", count(missing, "path")))
 	case missing == len(e.cfg.Listeners) && len(t.list) == 0:
 		return unknown("the daemon does not run, and makes them")
 	}

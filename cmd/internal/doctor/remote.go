@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -20,8 +21,11 @@ import (
 
 const restart = "systemctl restart tokenvault"
 
-// certWarn is how long before its end a certificate is spoken of.
-const certWarn = 14 * 24 * time.Hour
+// certWarn is how long before its end a certificate is spoken of: a tenth of its life,
+// at most two weeks. What is renewed by itself is by then.
+func certWarn(c vault.Contact) time.Duration {
+	return min(c.Until.Sub(c.Since)/10, 14*24*time.Hour)
+}
 
 // reach probes Vault, once.
 func (e *exam) reach(ctx context.Context) {
@@ -51,7 +55,7 @@ func (e *exam) vaultTLS(ctx context.Context) Finding {
 	if err != nil {
 		return unknown("the address does not parse")
 	}
-	cure := "openssl s_client -connect " + u.Host + " -servername " + u.Hostname()
+	cure := "openssl s_client -connect " + u.Host + " -servername " + cmp.Or(v.TLSServerName, u.Hostname())
 	switch c := e.contact; {
 	case !c.Dialled:
 		return unknown("it needs Vault address")
@@ -59,10 +63,10 @@ func (e *exam) vaultTLS(ctx context.Context) Finding {
 		return bad(cure, "%v", e.probe)
 	case !c.Encrypted:
 		return warn("set vault.address to https://… and take unsafe_plain_http out", "plain HTTP, to a loopback address: no other machine sees it")
-	case c.Expires.Sub(e.Now()) < certWarn:
-		return warn(cure, "Vault's certificate ends at %s", c.Expires.UTC().Format(time.RFC3339))
+	case c.Until.Sub(e.Now()) < certWarn(c):
+		return warn(cure, "Vault's certificate ends at %s", c.Until.UTC().Format(time.RFC3339))
 	default:
-		return good("Vault's certificate is good until %s", c.Expires.UTC().Format(time.DateOnly))
+		return good("Vault's certificate is good until %s", c.Until.UTC().Format(time.DateOnly))
 	}
 }
 
@@ -136,8 +140,11 @@ func (e *exam) vaultRights(ctx context.Context) Finding {
 		return late(ctx, cure, "ask for the rights", err)
 	}
 	if len(missing) > 0 {
-		m := missing[0]
-		return bad(cure, "the daemon's token lacks %s on %s, and rights on %d more paths", strings.Join(m.Missing, ", "), m.Path, len(missing)-1)
+		var lacks []string
+		for _, m := range missing[:min(len(missing), 3)] {
+			lacks = append(lacks, strings.Join(m.Missing, ", ")+" on "+m.Path)
+		}
+		return bad(cure, "on %s the daemon's token lacks what it needs: %s", count(len(missing), "path"), strings.Join(lacks, "; "))
 	}
 	held, err := e.client.Holding(ctx)
 	if err != nil {
