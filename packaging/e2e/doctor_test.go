@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -144,9 +145,26 @@ func TestDoctor(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) { d.row(t, r, nil) })
 	}
 	t.Run("healthy again", func(t *testing.T) { d.healthy(t, nil) })
+	t.Run("somebody else", d.bySomebody)
 	t.Run("hung", func(t *testing.T) {
 		d.row(t, doctorRow{"a daemon that hangs", hang, "daemon", "fail", "systemctl restart tokenvault"}, nil)
 	})
+}
+
+// bySomebody: who may read little is told so, and learns nothing else.
+func (d *doctorWorld) bySomebody(t *testing.T) {
+	cmd := exec.Command(binary, "--config", d.config, "doctor", "--backups", d.path("backups"))
+	cmd.Env, cmd.Dir = []string{"PATH=" + os.Getenv("PATH")}, "/"
+	cmd.SysProcAttr = asUser(strangerUID)
+	out := runCommand(t, cmd, "")
+	for _, want := range []string{"ok           configuration", "not checked  files and modes", "be root", "not checked  store"} {
+		if !strings.Contains(out.stdout, want) {
+			t.Errorf("it does not say %q:\n%s%s", want, out.stdout, out.stderr)
+		}
+	}
+	if strings.Contains(out.stdout, "\x1b") || out.stderr != "" {
+		t.Errorf("stderr %q, or colours in a pipe:\n%s", out.stderr, out.stdout)
+	}
 }
 
 func hang(d *doctorWorld) func() {

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenvault/tokenvault/exchange/humanapitest"
 )
@@ -78,17 +81,69 @@ func notLoaded(d *doctorWorld) func() {
 // stoppedWell is what ends otherwise while no daemon runs.
 var stoppedWell = map[string]string{"daemon": "warn", "sockets": "not checked"}
 
+// leftAlone is every file of the daemon with mode, time and content, and how many
+// tokens Vault has.
+func (d *doctorWorld) leftAlone() string {
+	d.t.Helper()
+	var out strings.Builder
+	for _, name := range []string{"role-id", "secret-id", "tokenvault.toml", "state/store.db", "log/audit.log", "backups/tokenvault-1.backup"} {
+		info, err := os.Stat(d.path(name))
+		must(d.t, err)
+		b, err := os.ReadFile(d.path(name))
+		must(d.t, err)
+		fmt.Fprintf(&out, "%s %v %v %x\n", name, info.Mode(), info.ModTime(), sha256.Sum256(b))
+	}
+	for _, dir := range []string{"", "state", "log", "run/public", "backups"} {
+		entries, err := os.ReadDir(d.path(dir))
+		must(d.t, err)
+		fmt.Fprintln(&out, dir, entries)
+	}
+	_, body := d.vault.Do("LIST", "auth/token/accessors", nil)
+	var list struct{ Data struct{ Keys []string } }
+	must(d.t, json.Unmarshal(body, &list))
+	fmt.Fprintln(&out, len(list.Data.Keys), "tokens")
+	return out.String()
+}
+
+// changesNothing: neither on disk nor at Vault.
+func (d *doctorWorld) changesNothing(t *testing.T) {
+	before := d.leftAlone()
+	d.doctor()
+	if after := d.leftAlone(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// wrappedStays: a wrapping token is not used up.
+func (d *doctorWorld) wrappedStays(t *testing.T) {
+	defer edited(`\[vault\.auth\]\n`, "[vault.auth]\nwrapped = true\n")(d)()
+	before, err := os.ReadFile(d.path("secret-id"))
+	must(t, err)
+	token := d.vault.Wrap("POST", daemonRole+"/secret-id", nil, time.Minute)
+	d.credential("secret-id", token)
+	defer d.credential("secret-id", string(before))
+	lines, code := d.doctor()
+	if got := lines["Vault login"]; got.State != "not checked" || code != 0 {
+		t.Errorf("exit %d, %+v", code, got)
+	}
+	if !d.vault.Unwraps(token) {
+		t.Error("the wrapping token was used up")
+	}
+}
+
 // TestDoctorStopped plants faults while no daemon runs.
 func TestDoctorStopped(t *testing.T) {
 	d := newDoctorWorld(t)
 	d.stop()
 	t.Run("healthy", func(t *testing.T) { d.healthy(t, stoppedWell) })
+	t.Run("changes nothing", d.changesNothing)
+	t.Run("a wrapped secret id", d.wrappedStays)
 	for _, r := range stoppedFaults {
 		t.Run(r.name, func(t *testing.T) { d.row(t, r, stoppedWell) })
 	}
 	t.Run("healthy again", func(t *testing.T) { d.healthy(t, stoppedWell) })
 	t.Run("the Transit key is gone", func(t *testing.T) {
-		d.row(t, doctorRow{"the Transit key is gone", noTransitKey, "Transit", "fail", "tokenvault vault setup --apply"}, stoppedWell)
+		d.row(t, doctorRow{"the Transit key is gone", noTransitKey, "Transit", "fail", "snapshot restore"}, stoppedWell)
 	})
 }
 

@@ -46,6 +46,13 @@ func newOffline(ctx context.Context, c Config) (*offline, error) {
 	return &offline{c, client}, nil
 }
 
+// done revokes the token of a command that is over; without that it ends by itself.
+func (o *offline) done() {
+	ctx, cancel := context.WithTimeout(context.Background(), anchorAtStop)
+	defer cancel()
+	_ = o.vault.Logout(ctx)
+}
+
 // keys opens the keyring of a blob. It makes one where there is none.
 func (o *offline) keys(ctx context.Context, blob keyring.Blob) (*keyring.Keyring, error) {
 	keys, err := keyring.Open(ctx, keyring.Config{Blob: blob, Wrapper: o.vault, Now: o.Now, TooOld: tooOld})
@@ -100,6 +107,7 @@ func CheckOffline(ctx context.Context, c Config) (check api.StoreCheck, err erro
 	if err != nil {
 		return check, err
 	}
+	defer o.done()
 	keys, err := o.keys(ctx, driver)
 	if err != nil {
 		return check, err
@@ -139,6 +147,7 @@ func ReadAnchor(ctx context.Context, c Config) (vault.Anchor, error) {
 	if err != nil {
 		return vault.Anchor{}, err
 	}
+	defer o.done()
 	a, _, err := o.vault.ReadAnchor(ctx, c.Config.Instance)
 	if err != nil {
 		return vault.Anchor{}, fmt.Errorf("read the rollback anchor: %w", err)

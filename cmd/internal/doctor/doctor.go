@@ -5,8 +5,8 @@
 // (it reads the same files, and logs in at Vault as the daemon would). It trusts
 // whoever runs it with what the kernel lets that user read, and believes the daemon's
 // own word where nobody else can know. It never changes a file, prints no secret, and
-// leaves at Vault at most a token that lives as long as the role says; that the daemon
-// was asked stands in the audit log, as every request does. Each check has a limit.
+// leaves no token at Vault; that the daemon was asked stands in the audit log, as every
+// request does. Each check has a limit.
 //
 // BUG: a look logs in at Vault with the daemon's credential, once while the daemon
 // runs and up to three times while it does not: a wrong one counts towards the

@@ -226,7 +226,10 @@ func (e *exam) admitted() bool { return e.client != nil && e.states["Vault right
 
 // transit wraps a key that is thrown away, and unwraps it.
 func (e *exam) transit(ctx context.Context) Finding {
-	const cure = "tokenvault vault setup --apply"
+	cure := "tokenvault vault setup --apply"
+	if !absent(e.cfg.Store.Path) { // a new key opens nothing of before
+		cure = "vault operator raft snapshot restore FILE"
+	}
 	at := []byte("tokenvault doctor")
 	b := make([]byte, 32)
 	_, _ = rand.Read(b) // never fails (crypto/rand)
