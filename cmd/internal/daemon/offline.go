@@ -32,6 +32,10 @@ type offline struct {
 // away from the daemon.
 var ErrWrapped = errors.New("the daemon's secret id is wrapped, and unwrapping it here would take it from the daemon")
 
+// NewVault builds the daemon's client of Vault, of c's Config, Now and Logger. It
+// sends nothing.
+func NewVault(c Config) (*vault.Client, error) { return newVault(c) }
+
 func newOffline(ctx context.Context, c Config) (*offline, error) {
 	if c.Config.Vault.Auth.Wrapped {
 		return nil, ErrWrapped

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
+	"github.com/tokenvault/tokenvault/cmd/internal/daemon"
 	"github.com/tokenvault/tokenvault/crypto/secret"
 	"github.com/tokenvault/tokenvault/exchange"
 	"github.com/tokenvault/tokenvault/exchange/user"
@@ -83,30 +84,24 @@ func (e *exam) vaultLogin(ctx context.Context) Finding {
 		}
 		return unknown("the wrapped secret id works once, and is the daemon's")
 	}
-	c := e.cfg.VaultConfig()
-	for _, path := range []*string{&c.Auth.RoleIDFile, &c.Auth.SecretIDFile, &c.Auth.TokenFile, &c.Auth.JWTFile, &c.Auth.CertFile, &c.Auth.KeyFile} {
+	used := *e.cfg
+	a := &used.Vault.Auth
+	for _, path := range []*string{&a.RoleIDFile, &a.SecretIDFile, &a.TokenFile, &a.JWTFile, &a.CertFile, &a.KeyFile} {
 		at, encrypted := e.source(*path)
 		if encrypted && at != *path {
 			return unknown("systemd decrypts the credential for the running daemon only: %s, and look again", restart)
 		}
 		*path = at
 	}
-	client, err := vault.New(c)
+	client, err := daemon.NewVault(daemon.Config{Config: &used, Now: e.Now})
 	if err != nil {
 		return bad("tokenvault config check", "%v", err)
 	}
 	if err := client.Login(ctx); err != nil {
 		return refusedLogin(err, cure)
 	}
-	e.client, e.cfg.Vault.Auth = client, usedBy(e.cfg.Vault.Auth, c.Auth)
+	e.client, e.cfg = client, &used
 	return good("%s at auth/%s", auth.Method, auth.Mount)
-}
-
-// usedBy is the configuration's login with the files that were used.
-func usedBy(auth config.VaultAuth, used vault.AuthConfig) config.VaultAuth {
-	auth.RoleIDFile, auth.SecretIDFile, auth.TokenFile = used.RoleIDFile, used.SecretIDFile, used.TokenFile
-	auth.JWTFile, auth.CertFile, auth.KeyFile = used.JWTFile, used.CertFile, used.KeyFile
-	return auth
 }
 
 func refusedLogin(err error, cure string) Finding {

@@ -50,7 +50,7 @@ func newWorld(t testing.TB) *world {
 
 func well() error { return nil }
 
-func ill() error { return errors.New("function not implemented") }
+func ill() error { return errors.New("no such system call") }
 
 func (w *world) toml() string {
 	return fmt.Sprintf(`
