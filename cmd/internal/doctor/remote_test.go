@@ -30,3 +30,34 @@ func TestCertificateEnds(t *testing.T) {
 		}
 	}
 }
+
+// A check that hangs is left out after its time, and the others are made.
+func TestLimit(t *testing.T) {
+	w := newWorld(t)
+	hold := make(chan struct{})
+	defer close(hold)
+	w.kernel.pidfd = func() error { <-hold; return nil }
+	w.limit = 20 * time.Millisecond
+	seen := w.examine()
+	if f := seen["kernel"]; f.State != Unknown || !strings.Contains(f.Text, "longer than") {
+		t.Errorf("%+v", f)
+	}
+	if f := seen["space"]; f.State != OK {
+		t.Errorf("%+v", f)
+	}
+}
+
+// Clocks that are apart are spoken of, and beyond a minute a failure.
+func TestClocks(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	w := newWorld(t)
+	for apart, want := range map[time.Duration]State{0: OK, 4 * time.Second: OK, 20 * time.Second: Warn, -20 * time.Second: Warn, 2 * time.Minute: Fail, -time.Hour: Fail} {
+		e := &exam{
+			Config: Config{Now: func() time.Time { return now }, kernel: &w.kernel}, cfg: &config.Config{},
+			contact: vault.Contact{Clock: now.Add(apart)},
+		}
+		if f := e.clock(t.Context()); f.State != want {
+			t.Errorf("%v apart: %+v", apart, f)
+		}
+	}
+}

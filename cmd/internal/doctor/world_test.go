@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/cmd/internal/sandbox"
@@ -19,6 +20,7 @@ type world struct {
 	t      testing.TB
 	dir    string
 	kernel kernel
+	limit  time.Duration
 }
 
 func newWorld(t testing.TB) *world {
@@ -133,7 +135,7 @@ func (w *world) examine() map[string]Finding {
 	w.t.Helper()
 	r := Examine(w.t.Context(), Config{
 		Load:     config.LoadOptions{Path: w.at("etc/tokenvault.toml"), Env: func(string) string { return "" }, Passwd: w.at("etc/passwd"), Group: w.at("etc/group")},
-		UnitDirs: []string{w.at("units")}, Backups: w.at("backups"), kernel: &w.kernel,
+		UnitDirs: []string{w.at("units")}, Backups: w.at("backups"), kernel: &w.kernel, Limit: w.limit,
 	})
 	seen := map[string]Finding{}
 	for _, c := range r.Checks {
