@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,6 +147,32 @@ func TestDoctorStopped(t *testing.T) {
 	t.Run("the Transit key is gone", func(t *testing.T) {
 		d.row(t, doctorRow{"the Transit key is gone", noTransitKey, "Transit", "fail", "snapshot restore"}, stoppedWell)
 	})
+}
+
+// TestDoctorRefused: a login that the daemon was refused is not sent once more, which
+// would count towards the lockout of its role.
+func TestDoctorRefused(t *testing.T) {
+	d := newDoctorWorld(t)
+	d.stop()
+	d.credential("secret-id", "marker-no-secret-id")
+	d.start()
+	d.awaitWords(refusedHealth)
+	var logins atomic.Int32
+	d.front.answer(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/login") {
+			logins.Add(1)
+		}
+		d.front.pass.ServeHTTP(w, r)
+	})
+	lines, code := d.doctor()
+	if got := lines["Vault login"]; code != 5 || got.State != "fail" || !strings.HasPrefix(got.Finding, "the daemon: log in to vault") || logins.Load() != 0 {
+		t.Errorf("exit %d, %d logins, %+v", code, logins.Load(), got)
+	}
+	for name, c := range lines {
+		if name != "Vault login" && c.State != "not checked" && !well(c, nil) {
+			t.Errorf("%s changed, too: %s: %s", name, c.State, c.Finding)
+		}
+	}
 }
 
 var stoppedFaults = []doctorRow{

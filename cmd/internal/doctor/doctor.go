@@ -6,7 +6,8 @@
 // whoever runs it with what the kernel lets that user read, and believes the daemon's
 // own word where nobody else can know. It never changes a file, prints no secret, and
 // leaves no token at Vault; that the daemon was asked stands in the audit log, as every
-// request does. Each check has a limit.
+// request does. Each check has a limit. Where systemd keeps the sockets, the asking
+// starts a daemon that was stopped, as any caller does.
 //
 // BUG: a look logs in at Vault with the daemon's credential, once while the daemon
 // runs and up to three times while it does not: a wrong one counts towards the

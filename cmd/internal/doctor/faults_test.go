@@ -40,6 +40,9 @@ var faults = []planted{
 	{"an open directory of the store", func(w *world) { w.chmod("state", 0o755) }, "files and modes", Fail, "chmod go-rwx"},
 	{"no directory of the audit log", func(w *world) { must(w.t, os.Remove(w.at("log"))) }, "files and modes", Fail, "install -d -m 0700 -o tokenvault"},
 
+	{"no file that systemd could hand over", func(w *world) { w.bySystemd("LoadCredential"); must(w.t, os.Remove(w.at("etc/secret-id"))) }, "files and modes", Fail, "tokenvault vault setup --apply"},
+	{"one that all may read", func(w *world) { w.bySystemd("LoadCredential"); w.chmod("etc/secret-id", 0o644) }, "files and modes", Fail, "chmod 0600"},
+
 	{"a group that is missing", func(w *world) { w.edit("etc/group", "tokenvault-public:x:5010:shop\n", "") }, "users and groups", Fail, "groupadd --system tokenvault-public"},
 	{"a user that is missing", func(w *world) { w.edit("etc/passwd", "shop:x:", "shop2:x:") }, "users and groups", Fail, "useradd --system shop"},
 	{"an app that may open no socket", func(w *world) { w.edit("etc/group", "5010:shop", "5010:") }, "users and groups", Fail, "usermod -aG tokenvault-public shop"},
@@ -80,6 +83,32 @@ func disk(bytes uint64) func(string) (uint64, [2]int32, error) {
 
 func (w *world) append(lines string) {
 	w.edit("etc/tokenvault.toml", "[store]", lines+"\n[store]")
+}
+
+// bySystemd makes systemd hand the credentials over.
+func (w *world) bySystemd(how string) {
+	for _, name := range []string{"role-id", "secret-id"} {
+		w.edit("etc/tokenvault.toml", w.at("etc/"+name), "$CREDENTIALS_DIRECTORY/"+name)
+		w.dropIn(w.credentials(how))
+	}
+}
+
+func (w *world) credentials(how string) string {
+	return how + "=role-id:" + w.at("etc/role-id") + "\n" + how + "=secret-id:" + w.at("etc/secret-id")
+}
+
+// What systemd hands over is judged where systemd reads it; what it decrypts is bound
+// to the machine.
+func TestCredentialsOfSystemd(t *testing.T) {
+	for how, want := range map[string]State{"LoadCredential": Unknown, "LoadCredentialEncrypted": OK} {
+		w := newWorld(t)
+		w.bySystemd(how)
+		for name, f := range w.examine() {
+			if name == "credential" && f.State != want || name != "credential" && f.State != stateOf(name) {
+				t.Errorf("%s: %s: %s: %s", how, name, f.State, f.Text)
+			}
+		}
+	}
 }
 
 func stateOf(check string) State {

@@ -42,7 +42,7 @@ func (e *exam) vaultAddress(ctx context.Context) Finding {
 	cure := "vault status -address=" + address
 	switch c := e.contact; {
 	case e.probe != nil && !c.Dialled && !errors.Is(e.probe, vault.ErrUnreachable):
-		return bad("tokenvault config describe", "%v", e.probe) // such as a ca_file
+		return bad("tokenvault config check", "%v", e.probe) // such as a ca_file
 	case !c.Dialled, c.Secured && !c.Serves:
 		return bad(cure, "%v", e.probe)
 	}
@@ -75,7 +75,7 @@ func (e *exam) vaultTLS(ctx context.Context) Finding {
 func (e *exam) vaultLogin(ctx context.Context) Finding {
 	auth := e.cfg.Vault.Auth
 	cure := e.newCredential()
-	if e.status != nil && strings.HasPrefix(e.status.Vault.Reason, "log in to vault") && !e.status.Vault.Reachable {
+	if e.status != nil && strings.HasPrefix(e.status.Vault.Reason, "log in to vault") {
 		return bad(cure, "the daemon: %s", e.status.Vault.Reason)
 	}
 	if auth.Wrapped {
@@ -185,7 +185,7 @@ func (e *exam) credential(ctx context.Context) Finding {
 // takes it.
 func (e *exam) clientSecrets(ctx context.Context) Finding {
 	var t tally
-	if !e.admitted() && e.status == nil {
+	if !e.admitted() && (e.status == nil || !e.status.Health.Ready) {
 		return unknown("it needs Vault rights")
 	}
 	for _, app := range e.cfg.Apps {
