@@ -181,3 +181,21 @@ func (r *records) Read(b []byte) (int, error) {
 }
 
 func (r *records) whole() bool { return r.have == 0 && r.left == 0 }
+
+// Reach connects to the origin c.UserURL as [Client] would, through the proxy and
+// with TLS and pins, and hangs up. Nothing is asked. Its errors are fit for printing.
+func Reach(ctx context.Context, c Config) error {
+	o, err := parseOrigin(c)
+	if err != nil {
+		return err
+	}
+	d, err := newDialer(c, o)
+	if err != nil {
+		return err
+	}
+	l, err := d.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return l.raw.Close()
+}

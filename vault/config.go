@@ -51,6 +51,10 @@ type AuthConfig struct {
 	JWTFile      string // required for jwt; kubernetes: default ServiceAccountToken
 	CertFile     string // required for cert: PEM, with the authorities between, which is no secret
 	KeyFile      string // required for cert: PEM
+
+	// Reader is whose credential it is when root logs in in the place of the daemon;
+	// nil: this process's own.
+	Reader *Reader
 }
 
 // ServiceAccountToken is where Kubernetes mounts a pod's own token.

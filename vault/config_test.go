@@ -140,7 +140,26 @@ func TestSecretFileOwners(t *testing.T) {
 		{us + 1, group, 0o440, true, false},
 		{us, group, 0o600 | os.ModeDevice, false, false},
 	} {
-		err := judge(fileInfo{mode: c.mode, stat: syscall.Stat_t{Uid: c.uid, Gid: c.gid}}, c.credential)
+		err := judge(fileInfo{mode: c.mode, stat: syscall.Stat_t{Uid: c.uid, Gid: c.gid}}, c.credential, nil)
+		if (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// Root reads in the place of one user, and of nobody else; what is open to all is
+// open in any case.
+func TestJudgeForReader(t *testing.T) {
+	reader := &Reader{UID: 64000, GID: 64001}
+	for _, c := range []struct {
+		uid, gid uint32
+		mode     os.FileMode
+		ok       bool
+	}{
+		{64000, 64001, 0o640, true}, {64000, 9, 0o600, true}, {64000, 64009, 0o640, false},
+		{64002, 64001, 0o600, false}, {64000, 64001, 0o644, false}, {0, 64001, 0o640, true},
+	} {
+		err := judge(fileInfo{mode: c.mode, stat: syscall.Stat_t{Uid: c.uid, Gid: c.gid}}, false, reader)
 		if (err == nil) != c.ok {
 			t.Errorf("%+v: %v", c, err)
 		}

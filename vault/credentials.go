@@ -95,7 +95,7 @@ func (k *credentials) fill(a AuthConfig) error {
 	}
 	for _, f := range files[a.Method] {
 		var err error
-		if *f.to, err = keepSecretFile(f.path); err != nil {
+		if *f.to, err = keepSecretFile(f.path, a.Reader); err != nil {
 			return err
 		}
 	}

@@ -40,15 +40,22 @@ const maxSecretFile = 64 << 10
 //
 // BUG: elsewhere a POSIX ACL that lets further users read is seen only through
 // the group bits of the mode.
-func ReadSecretFile(path string) (secret.Text, error) {
-	text, err := readSecretFile(path)
+func ReadSecretFile(path string) (secret.Text, error) { return ReadSecretFileFor(path, nil) }
+
+// Reader is a user for whom root reads: the daemon's.
+type Reader struct{ UID, GID uint32 }
+
+// ReadSecretFileFor is ReadSecretFile by root in the reader's place: a file of that
+// user, or open to that group, is as good as one of root's own. Nil: nobody else.
+func ReadSecretFileFor(path string, reader *Reader) (secret.Text, error) {
+	text, err := readSecretFile(path, reader)
 	if err != nil {
 		return text, fileError{err}
 	}
 	return text, nil
 }
 
-func readSecretFile(path string) (secret.Text, error) {
+func readSecretFile(path string, reader *Reader) (secret.Text, error) {
 	// O_NONBLOCK: opening a FIFO must not hang.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -59,7 +66,7 @@ func readSecretFile(path string) (secret.Text, error) {
 	if err != nil {
 		return secret.Text{}, fmt.Errorf("read secret file: %w", err)
 	}
-	if err := judge(info, isCredential(path)); err != nil {
+	if err := judge(info, isCredential(path), reader); err != nil {
 		return secret.Text{}, fmt.Errorf("read secret file %s: %w", path, err)
 	}
 	text, err := readSecret(f)
@@ -70,7 +77,7 @@ func readSecretFile(path string) (secret.Text, error) {
 }
 
 // judge applies the rule for secret files to an open file.
-func judge(info fs.FileInfo, credential bool) error {
+func judge(info fs.FileInfo, credential bool, reader *Reader) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	mode := info.Mode()
 	switch {
@@ -80,11 +87,11 @@ func judge(info fs.FileInfo, credential bool) error {
 		return errors.New("its owner cannot be told")
 	case info.Size() > maxSecretFile:
 		return errors.New("is larger than 64 KiB")
-	case stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
+	case stat.Uid != 0 && int(stat.Uid) != os.Geteuid() && (reader == nil || stat.Uid != reader.UID):
 		return errors.New("must be owned by root or by the user that reads it")
 	case mode&0o006 != 0:
 		return errors.New("is open to every user: chmod o-rwx")
-	case mode&0o060 != 0 && !credential && int(stat.Gid) != os.Getegid():
+	case mode&0o060 != 0 && !credential && int(stat.Gid) != os.Getegid() && (reader == nil || stat.Gid != reader.GID):
 		return errors.New("is open to a group that is not the reader's own: chmod g-rw")
 	}
 	return nil
@@ -117,8 +124,8 @@ func readBounded(r io.Reader) ([]byte, error) {
 }
 
 // keepSecretFile is ReadSecretFile into the locked region.
-func keepSecretFile(path string) (secret.Text, error) {
-	text, err := ReadSecretFile(path)
+func keepSecretFile(path string, reader *Reader) (secret.Text, error) {
+	text, err := ReadSecretFileFor(path, reader)
 	defer text.Wipe()
 	return kept(text), err
 }

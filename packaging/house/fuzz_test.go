@@ -29,6 +29,7 @@ var decoders = []struct {
 	{"crypto/audit", "audit lines", "parseLine decodeHash", "FuzzParseLine FuzzEvent FuzzHolds"},
 	{"cmd/internal/config", "the configuration, its rules", "decode UnmarshalText", "FuzzDecode"},
 	{"cmd/internal/config", "/etc/passwd and /etc/group", "parseAccounts", "FuzzAccounts"},
+	{"cmd/internal/doctor", "units and drop-ins of systemd", "parseUnit", "FuzzUnit"},
 	{"cmd/internal/cli", "lines to import", "parseImportLine", "FuzzImportLine"},
 	{"cmd/internal/restart", "the restart memory", "decode", "FuzzDecode FuzzSlot"},
 	{"unix/policy", "paths and units of rules and callers", "", "FuzzPath FuzzUnit"},

@@ -45,7 +45,8 @@ var layers = map[string]int{
 	// In place of Vault in the try-out; below the package that hands it in.
 	"cmd/internal/dev/insecuredev": 8,
 
-	"cmd/internal/dev": 9,
+	"cmd/internal/dev":    9,
+	"cmd/internal/doctor": 9,
 
 	"cmd/internal/cli": 10,
 	"cmd/internal/run": 10,

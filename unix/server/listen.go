@@ -82,7 +82,7 @@ func lockDir(dir string) (unlock func(), err error) {
 		return nil, err
 	}
 	defer func() { _ = d.Close() }()
-	if err := checkDir(d); err != nil {
+	if err := checkDir(d, os.Geteuid()); err != nil {
 		return nil, err
 	}
 	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
@@ -103,7 +103,7 @@ func lock(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	if info.Mode()&^0o600 != 0 || !trusted(info) {
+	if info.Mode()&^0o600 != 0 || !trusted(info, os.Geteuid()) {
 		return fmt.Errorf("the lock file %s beside it is not a file of mode 0600 of ours: remove it", lockName)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -114,23 +114,26 @@ func lock(f *os.File) error {
 }
 
 // CheckDir refuses a socket's directory in which somebody else could put a socket.
-func CheckDir(dir string) error {
+func CheckDir(dir string) error { return CheckDirFor(dir, os.Geteuid()) }
+
+// CheckDirFor is CheckDir for a daemon that runs as uid.
+func CheckDirFor(dir string, uid int) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	return checkDir(d)
+	return checkDir(d, uid)
 }
 
 // checkDir refuses a directory in which somebody else could put a socket. A
 // sticky bit keeps them from replacing ours, not from being there first.
-func checkDir(d *os.File) error {
+func checkDir(d *os.File, uid int) error {
 	info, err := d.Stat()
 	switch {
 	case err != nil:
 		return err
-	case !trusted(info):
+	case !trusted(info, uid):
 		return fmt.Errorf("%s belongs to another user, who could put a socket there: it must be root's or the daemon's", d.Name())
 	case info.Mode().Perm()&0o022 != 0:
 		return fmt.Errorf("others than its owner may write in %s, and could put a socket there: take that right away (chmod go-w)", d.Name())
@@ -138,10 +141,10 @@ func checkDir(d *os.File) error {
 	return nil
 }
 
-// trusted: it belongs to root or to us.
-func trusted(info os.FileInfo) bool {
+// trusted: it belongs to root or to uid.
+func trusted(info os.FileInfo, uid int) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && (st.Uid == 0 || int(st.Uid) == os.Geteuid())
+	return ok && (st.Uid == 0 || int(st.Uid) == uid)
 }
 
 // checkPlace refuses everything but nothing and a socket that nobody answers.

@@ -17,7 +17,7 @@ func (p *program) audit() *cli.Command {
 	return p.command(command{
 		name: "audit", usage: "search and prove the audit log",
 		example: "tokenvault audit verify",
-		subs:    []*cli.Command{p.auditFind(), p.auditVerify()},
+		subs:    []*cli.Command{p.auditFind(), p.auditTail(), p.auditVerify()},
 	})
 }
 

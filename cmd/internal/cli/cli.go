@@ -73,7 +73,7 @@ func (p *program) commands() []*cli.Command {
 		p.status(), p.reload(), p.users(), p.secret(),
 		p.whoami(), p.exchange(),
 		p.config(), p.policy(), p.audit(), p.store(), p.vault(),
-		p.version(), p.help(),
+		p.doctor(), p.version(), p.help(),
 	}
 	usageLines("tokenvault", all)
 	return all

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/tokenvault/tokenvault/vault"
 )
 
 // maxFile bounds one configuration file. Ten thousand rules fit.
@@ -26,6 +28,7 @@ type places struct {
 	// fromSystemd are the secret files that stand there below
 	// $CREDENTIALS_DIRECTORY, expanded.
 	fromSystemd []string
+	reader      *vault.Reader // of secret files, where it is not this process
 }
 
 // readInto decodes one file into cfg. A drop-in may only add apps and rules.

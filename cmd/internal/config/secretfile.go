@@ -19,7 +19,7 @@ func (c *Config) CheckSecretFiles() error {
 		if *f.path == "" || !c.loginReads(f.key) {
 			continue
 		}
-		text, err := vault.ReadSecretFile(*f.path)
+		text, err := vault.ReadSecretFileFor(*f.path, c.where.reader)
 		text.Wipe()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			problems = append(problems, c.problem(f.key, "%v%s", err, remedy(err)))
@@ -30,6 +30,10 @@ func (c *Config) CheckSecretFiles() error {
 	}
 	return nil
 }
+
+// ReadFor makes secret files be read by root in the daemon's place, and the clients
+// of Vault that are built from c log in as it would.
+func (c *Config) ReadFor(daemon vault.Reader) { c.where.reader = &daemon }
 
 // remedy says what helps against a file that may not be opened.
 func remedy(err error) string {
@@ -74,6 +78,18 @@ func (c *Config) VaultConfig() vault.Config {
 			Method: v.Auth.Method, Mount: v.Auth.Mount, Role: v.Auth.Role,
 			RoleIDFile: v.Auth.RoleIDFile, SecretIDFile: v.Auth.SecretIDFile, Wrapped: v.Auth.Wrapped,
 			TokenFile: v.Auth.TokenFile, JWTFile: v.Auth.JWTFile, CertFile: v.Auth.CertFile, KeyFile: v.Auth.KeyFile,
+			Reader: c.where.reader,
 		},
 	}
+}
+
+// Credentials are the files that the login at Vault reads.
+func (c *Config) Credentials() []string {
+	var out []string
+	for _, f := range c.secretFiles() {
+		if *f.path != "" && c.loginReads(f.key) {
+			out = append(out, *f.path)
+		}
+	}
+	return out
 }

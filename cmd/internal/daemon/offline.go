@@ -6,9 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
+	"github.com/tokenvault/tokenvault/cmd/internal/config"
 	"github.com/tokenvault/tokenvault/crypto/audit"
 	"github.com/tokenvault/tokenvault/crypto/keyring"
 	"github.com/tokenvault/tokenvault/crypto/store"
@@ -30,6 +32,10 @@ type offline struct {
 // away from the daemon.
 var ErrWrapped = errors.New("the daemon's secret id is wrapped, and unwrapping it here would take it from the daemon")
 
+// NewVault builds the daemon's client of Vault, of c's Config, Now and Logger. It
+// sends nothing.
+func NewVault(c Config) (*vault.Client, error) { return newVault(c) }
+
 func newOffline(ctx context.Context, c Config) (*offline, error) {
 	if c.Config.Vault.Auth.Wrapped {
 		return nil, ErrWrapped
@@ -42,6 +48,13 @@ func newOffline(ctx context.Context, c Config) (*offline, error) {
 		return nil, fmt.Errorf("log in at Vault: %w", err)
 	}
 	return &offline{c, client}, nil
+}
+
+// done revokes the token of a command that is over; without that it ends by itself.
+func (o *offline) done() {
+	ctx, cancel := context.WithTimeout(context.Background(), anchorAtStop)
+	defer cancel()
+	_ = o.vault.Logout(ctx)
 }
 
 // keys opens the keyring of a blob. It makes one where there is none.
@@ -98,6 +111,7 @@ func CheckOffline(ctx context.Context, c Config) (check api.StoreCheck, err erro
 	if err != nil {
 		return check, err
 	}
+	defer o.done()
 	keys, err := o.keys(ctx, driver)
 	if err != nil {
 		return check, err
@@ -137,11 +151,30 @@ func ReadAnchor(ctx context.Context, c Config) (vault.Anchor, error) {
 	if err != nil {
 		return vault.Anchor{}, err
 	}
+	defer o.done()
 	a, _, err := o.vault.ReadAnchor(ctx, c.Config.Instance)
 	if err != nil {
 		return vault.Anchor{}, fmt.Errorf("read the rollback anchor: %w", err)
 	}
 	return a, nil
+}
+
+// Behind says what of the store and the audit log on this machine is older than an
+// anchor, or not what it names; found false is that Vault has none. It reads the
+// files only, while no daemon runs: boltstore.ErrHeld else.
+func Behind(ctx context.Context, c *config.Config, a vault.Anchor, found bool) (reasons []string, err error) {
+	var here stand
+	if _, err := os.Stat(c.Store.Path); !errors.Is(err, fs.ErrNotExist) {
+		driver, err := boltstore.Open(ctx, boltstore.Config{Path: c.Store.Path, ReadOnly: true})
+		if err != nil {
+			return nil, storeError(c.Store.Path, err)
+		}
+		defer func() { err = errors.Join(err, driver.Close()) }()
+		if here, err = standOf(ctx, driver); err != nil {
+			return nil, err
+		}
+	}
+	return here.behind(a, found, func(p audit.Position) (bool, error) { return audit.Holds(ctx, c.Audit.Path, p) })
 }
 
 // AuditOf is what an anchor says of the audit log: a line that the log must have,

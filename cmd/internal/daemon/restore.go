@@ -43,6 +43,7 @@ func VerifyBackup(ctx context.Context, c Config, r io.ReaderAt) (BackupReport, e
 	if err != nil {
 		return BackupReport{}, err
 	}
+	defer o.done()
 	report, _, err := o.verify(ctx, r)
 	return report, err
 }

@@ -137,3 +137,9 @@ func seccompWorks() error {
 	}
 	return fmt.Errorf("the kernel has no seccomp filters: %w", errno)
 }
+
+// Available says which parts this kernel has; nothing is taken.
+func Available() []Part {
+	parts, _ := available(running)
+	return parts
+}

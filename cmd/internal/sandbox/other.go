@@ -22,3 +22,6 @@ func Enter(p Profile) ([]Part, error) {
 	}
 	return off(why()), nil
 }
+
+// Available says that there is nothing where there is no Linux.
+func Available() []Part { return off(why()) }
