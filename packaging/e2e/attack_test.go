@@ -20,6 +20,7 @@ var attackGroups = []struct {
 	run  func(*testing.T) (tried int)
 }{
 	{"HTTP", attackOverHTTP},
+	{"start", attackAtStart},
 }
 
 // Fewer attempts than this are no suite.

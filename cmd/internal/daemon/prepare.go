@@ -39,6 +39,9 @@ func prepare(ctx context.Context, c Config) (*daemon, error) {
 	if err := d.clients(); err != nil {
 		return nil, err
 	}
+	if err := d.checkPlaces(); err != nil {
+		return nil, err
+	}
 	driver, err := boltstore.Open(ctx, boltstore.Config{Path: d.cfg.Store.Path, Reserve: int64(d.cfg.Store.Reserve), Now: d.Now, Logger: d.log})
 	if err != nil {
 		return nil, storeError(d.cfg.Store.Path, err)
