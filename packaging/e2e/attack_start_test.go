@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+const ready = `"msg":"ready"`
+
 // startAttack is something that lies in wait for the daemon when it starts.
 type startAttack struct {
 	attempt string
@@ -43,7 +45,7 @@ func (w *world) atStart(t *testing.T, a startAttack, through ...string) {
 	before := len(w.read("daemon.log"))
 	w.start(through...)
 	code, said := w.endsOrSays(a.want, before)
-	if code == 0 || !strings.Contains(said, a.want) {
+	if code == 0 || !strings.Contains(said, a.want) || strings.Contains(said, ready) {
 		t.Errorf("%s: exit %d, want %q in\n%s", a.attempt, code, a.want, said)
 	}
 	outcome := fmt.Sprintf("exit %d", code)
@@ -63,9 +65,9 @@ func (w *world) endsOrSays(want string, from int) (code int, said string) {
 			return w.daemon.cmd.ProcessState.ExitCode(), w.read("daemon.log")[from:]
 		case <-time.After(20 * time.Millisecond): // nobody tells
 		}
-		if said = w.read("daemon.log")[from:]; strings.Contains(said, want) || strings.Contains(said, `"msg":"ready"`) {
-			w.settle()
-			return w.daemon.cmd.ProcessState.ExitCode(), said
+		if said = w.read("daemon.log")[from:]; strings.Contains(said, want) || strings.Contains(said, ready) {
+			w.settle() // it may end by itself, or serve in spite of what it says
+			return w.daemon.cmd.ProcessState.ExitCode(), w.read("daemon.log")[from:]
 		}
 	}
 }
@@ -91,7 +93,6 @@ func startAttacks() []startAttack {
 		{"conf.d can be written by everybody", added("conf.d", 0o777), "chmod go-w"},
 		{"a file of conf.d can be written by its group", dropIn(0o664), "chmod go-w"},
 		{"the store's directory is open to everybody", chmod("state", 0o777), "chmod go-w"},
-		{"the store is there for everybody to read", chmod("state/store.db", 0o644), "chmod 600"},
 		{"the audit log's directory can be written by everybody", chmod("log", 0o777), "chmod go-w"},
 		{"the store is a link to a file of somebody's", instead("state/store.db", func(p string) error { return os.Symlink("/etc/hostname", p) }), "not a regular file"},
 		{"the audit log is a link to a file of somebody's", instead("log/audit.log", func(p string) error { return os.Symlink("/etc/hostname", p) }), "only the admin socket serves"},
@@ -213,7 +214,8 @@ func chgrp(name string, gid int) func(*world) func() {
 // ---- environment and arguments ----
 
 // environmentAttacks point the libraries elsewhere. The daemon starts, and nothing
-// comes to the address they name.
+// comes to the address they name. The rows of proxies see only half: net/http itself
+// spares loopback addresses, to which everything goes here.
 func (w *world) environmentAttacks(t *testing.T) int {
 	trap, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -233,8 +235,7 @@ func (w *world) environmentAttacks(t *testing.T) int {
 	table := []string{
 		"VAULT_ADDR=" + url, "VAULT_AGENT_ADDR=" + url, "VAULT_PROXY_ADDR=" + url, "VAULT_HTTP_PROXY=" + url,
 		"HTTP_PROXY=" + url, "http_proxy=" + url, "HTTPS_PROXY=" + url, "ALL_PROXY=" + url,
-		"VAULT_TOKEN=marker-token", "VAULT_NAMESPACE=elsewhere", "VAULT_SKIP_VERIFY=true", "VAULT_CACERT=/nowhere",
-		"TOKENVAULT_CONFIG=/nowhere", "TOKENVAULT_CLIENT_SECRET=marker-secret", "GODEBUG=netdns=cgo+2", "SSL_CERT_FILE=/nowhere",
+		"VAULT_TOKEN=marker-token", "VAULT_CACERT=/nowhere",
 	}
 	for _, variable := range table {
 		env := w.env

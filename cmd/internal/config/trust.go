@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -20,6 +21,25 @@ func trustedPlace(path string) error {
 	for _, p := range []string{path, target} {
 		if err := trusted(filepath.Dir(p)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// CheckPlaces refuses a directory of the store or the audit log in which others than
+// the daemon could put an older one in its place. One that is not there is no error.
+func (c *Config) CheckPlaces() error {
+	for _, p := range [][2]string{{"store.path", c.Store.Path}, {"audit.path", c.Audit.Path}} {
+		dir := filepath.Dir(p[1])
+		info, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = judge(dir, info)
+		}
+		if err != nil {
+			return errors.New(c.problem(p[0], "%v", err).String())
 		}
 	}
 	return nil

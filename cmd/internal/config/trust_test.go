@@ -118,3 +118,24 @@ func TestFIFO(t *testing.T) {
 		}
 	}
 }
+
+// Who may write where the store or the audit log is puts an older one there.
+func TestPlacesThatOthersWrite(t *testing.T) {
+	dir := t.TempDir()
+	for _, key := range []string{"store", "audit"} {
+		c := Config{Store: Store{Path: filepath.Join(dir, "store", "f")}, Audit: Audit{Path: filepath.Join(dir, "audit", "f")}}
+		if err := c.CheckPlaces(); err != nil {
+			t.Errorf("directories that are not there yet, or are the daemon's: %v", err)
+		}
+		place := filepath.Join(dir, key)
+		if err := errors.Join(os.Mkdir(place, 0o700), os.Chmod(place, 0o777|os.ModeSticky)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.CheckPlaces(); err == nil || !strings.Contains(err.Error(), key+".path") || !strings.Contains(err.Error(), "chmod go-w "+place) {
+			t.Errorf("a directory that everybody may write: %v", err)
+		}
+		if err := os.Chmod(place, 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -39,7 +39,7 @@ func prepare(ctx context.Context, c Config) (*daemon, error) {
 	if err := d.clients(); err != nil {
 		return nil, err
 	}
-	if err := d.checkPlaces(); err != nil {
+	if err := d.cfg.CheckPlaces(); err != nil {
 		return nil, err
 	}
 	driver, err := boltstore.Open(ctx, boltstore.Config{Path: d.cfg.Store.Path, Reserve: int64(d.cfg.Store.Reserve), Now: d.Now, Logger: d.log})

@@ -3,6 +3,7 @@ package daemon
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tokenvault/tokenvault/unix/api"
 	"github.com/tokenvault/tokenvault/unix/client"
@@ -42,6 +43,7 @@ func TestFailedReloadShows(t *testing.T) {
 	events := make(chan struct{}, 1)
 	r := w.start(func(c *Config) { c.Reload, c.Load = events, w.load })
 	r.await("READY=1")
+	w.awaitHealthy()
 	w.edit(`"lookup", `, `"look-up", `)
 	r.forget()
 	events <- struct{}{}
@@ -65,5 +67,19 @@ func TestFailedReloadShows(t *testing.T) {
 	}
 	if health, err := w.client("public").Health(t.Context()); err != nil || health.Degraded || len(health.Reasons) != 0 {
 		t.Errorf("health after a good reload: %+v, %v", health, err)
+	}
+}
+
+// awaitHealthy waits for what goes on after READY, as the first look at a clientSecret does.
+func (w *world) awaitHealthy() {
+	w.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		health, err := w.client("public").Health(w.t.Context())
+		if err == nil && health.Ready && !health.Degraded {
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("not healthy: %+v, %v", health, err)
+		}
 	}
 }
